@@ -1,0 +1,2371 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["paramiko>=2.12", "qrcode>=7.3", "pyperclip>=1.8"]
+# ///
+"""Sign a command-line program in on a server, with the browser of the device in your hand.
+
+    codex_login.py me@server                 codex login at the server, the browser here
+    codex_login.py me@server wrangler login  any other program that waits for a browser's redirect
+
+`codex login` waits on the server's own loopback for the browser's redirect (RFC 8252, section 7.3). This script
+opens an SSH connection, starts the program there so that it outlives the connection, opens the sign-in page here,
+listens on the redirect's port here, and delivers the browser's request through the connection, whatever a phone
+does to it in between.
+
+The file reads from top to bottom: problems, specs, the device, paramiko, the link, forwards, the remote login, the
+redirect, the sign-in, the command line. A section uses only what stands above it.
+"""
+import os
+import re
+import sys
+import time
+import queue
+import socket
+import threading
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+__version__ = '1.0'
+
+
+# == 1. Problems =======================================================================================================
+# What can go wrong, as people meet it. Known here: nothing else.
+
+USAGE, OWN_ERROR, TIMED_OUT, CANCELLED = 2, 255, 124, 130
+
+
+class Problem(Exception):
+    """A failure that a person can meet: what happened, to which host or file, and what to do next.
+
+    `kind` is one word for programs, `message` and `hint` are for people, `status` is the exit status.
+    """
+
+    def __init__(self, kind, message, hint='', status=OWN_ERROR):
+        super().__init__(message)
+        self.kind, self.message, self.hint, self.status = kind, message, hint, status
+
+
+def usage_problem(message, hint=''):
+    return Problem('usage', message, hint, USAGE)
+
+
+# == 2. Specs ==========================================================================================================
+# What people and programs write, as small values. Pure: no files, no sockets, no clock.
+
+LOOPBACK_NAMES = ('localhost', '127.0.0.1', '::1')
+
+# Terminal control sequences (ECMA-48: CSI, OSC and the like, two-character escapes).
+ESCAPES = re.compile(r'\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~]?)')
+# C0 and C1 controls, and the characters that reorder or hide text.
+UNSEEN = re.compile('[\x00-\x08\x0a-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]')
+
+
+def harmless(text):
+    """`text` from a server as it may be shown: without escape sequences, control and direction characters."""
+    return UNSEEN.sub('', ESCAPES.sub('', text))
+
+
+class Destination(NamedTuple):
+    """Where to connect, as it was typed: `user` and `port` are None where nothing was said."""
+    user: 'str | None'
+    host: str
+    port: 'int | None'
+
+
+def parse_port(text, what):
+    if not re.fullmatch(r'[0-9]{1,5}', text) or not 0 < int(text) < 65536:
+        raise usage_problem(f'{what} is not a port: {harmless(text)!r}', 'A port is a number from 1 to 65535.')
+    return int(text)
+
+
+def parse_destination(text):
+    """`[user@]host[:port]` or `ssh://[user@]host[:port]`, IPv6 in brackets or, without a port, bare.
+
+    Raises Problem('usage').
+    """
+    rest = text[len('ssh://'):].rstrip('/') if text.startswith('ssh://') else text
+    user, at, host = rest.rpartition('@')
+    port = None
+    bracketed = re.fullmatch(r'\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\](?::(.*))?', host)
+    if bracketed:
+        host, port = bracketed.groups()
+    elif host.count(':') == 1:
+        host, port = host.split(':')
+    if at and not re.fullmatch(r'[^\s\x00-\x1f\x7f-][^\x00-\x1f\x7f]*', user) \
+            or not re.fullmatch(r'[\w:][\w.:%-]*', host):
+        raise usage_problem(f'This is no destination: {harmless(text)!r}', 'Write [user@]host[:port].')
+    return Destination(user if at else None, host, parse_port(port, 'The port of the destination') if port else None)
+
+
+# The keys of ssh_config(5) that have a meaning here, as the manual spells them.
+CONFIG_KEYS = {key.lower(): key for key in (
+    'HostName', 'User', 'Port', 'IdentityFile', 'IdentitiesOnly', 'UserKnownHostsFile', 'StrictHostKeyChecking',
+    'BatchMode', 'ConnectTimeout', 'ServerAliveInterval', 'ServerAliveCountMax')}
+
+
+def parse_option(text):
+    """`KEY=VALUE` or `KEY VALUE` of -o, as (lower-case key, value). Raises Problem('usage')."""
+    match = re.fullmatch(r'\s*(\w+)\s*(?:=|\s)\s*(.*?)\s*', text)
+    if not match:
+        raise usage_problem(f'-o {harmless(text)!r} has no value', 'Write -o KEY=VALUE.')
+    key, value = match[1].lower(), match[2].strip('"')
+    if key not in CONFIG_KEYS:
+        raise usage_problem(f'-o {harmless(match[1])} is not an option of this script',
+                            'It knows: ' + ', '.join(sorted(CONFIG_KEYS.values())))
+    return key, value
+
+
+class Settings(NamedTuple):
+    """What ssh_config(5) and the command line say of one destination; times in seconds."""
+    alias: str
+    host: str
+    port: int
+    user: str
+    identity_files: tuple
+    identities_named: bool
+    identities_only: bool
+    known_hosts_files: tuple
+    strict: str
+    batch: bool
+    connect_timeout: float
+    alive_interval: float
+    alive_count: int
+
+    @property
+    def name(self):
+        """The server as people know it."""
+        return f'{self.user}@{self.alias}'
+
+
+DEFAULT_IDENTITIES = ('id_ed25519', 'id_ecdsa', 'id_rsa')
+
+
+def make_settings(destination, options, home, ssh_folder, local_user):
+    """Settings from a looked-up configuration: `options` maps lower-case keys to text (lists for identityfile).
+
+    Raises Problem('config') for a value that ssh_config(5) does not allow.
+    """
+    def words(key, default):
+        return tuple(options[key].split()) if key in options else default
+
+    def choice(key, default, **meanings):
+        value = options.get(key, default).lower()
+        if value not in meanings:
+            raise bad(key, 'one of ' + ', '.join(meanings))
+        return meanings[value]
+
+    def number(key, default):
+        value = options.get(key, default)
+        if not re.fullmatch('[0-9]{1,6}', str(value)):
+            raise bad(key, 'a number')
+        return int(value)
+
+    def bad(key, wanted):
+        return Problem('config', f'{CONFIG_KEYS[key]} is {harmless(str(options[key]))!r}, not {wanted}',
+                       f'Correct it in the ssh configuration or in -o {CONFIG_KEYS[key]}=….')
+
+    def path(text):
+        text = text.replace('%d', home).replace('%h', host).replace('%r', user).replace('%%', '%')
+        return os.path.join(home, text[2:]) if text.startswith('~/') else text
+
+    host = options.get('hostname', destination.host).replace('%h', destination.host)
+    user = destination.user or options.get('user') or local_user
+    named = options.get('identityfile', ())
+    port = destination.port or parse_port(str(options.get('port', 22)), 'Port')
+    no_yes = {'no': False, 'yes': True, 'false': False, 'true': True}
+    return Settings(
+        alias=destination.host, host=host, port=port, user=user,
+        identity_files=tuple(path(name) for name in named if name != 'none') if named
+        else tuple(os.path.join(ssh_folder, name) for name in DEFAULT_IDENTITIES),
+        identities_named=bool(named), identities_only=choice('identitiesonly', 'no', **no_yes),
+        known_hosts_files=tuple(path(name) for name in words(
+            'userknownhostsfile', (os.path.join(ssh_folder, 'known_hosts'), os.path.join(ssh_folder, 'known_hosts2')))),
+        strict=choice('stricthostkeychecking', 'ask', **{
+            'yes': 'yes', 'true': 'yes', 'no': 'accept-new', 'false': 'accept-new', 'off': 'accept-new',
+            'accept-new': 'accept-new', 'ask': 'ask'}),
+        batch=choice('batchmode', 'no', **no_yes), connect_timeout=number('connecttimeout', 15) or 15,
+        alive_interval=number('serveraliveinterval', 15), alive_count=number('serveralivecountmax', 2) or 1)
+
+
+class KnownKey(NamedTuple):
+    """One key of a known_hosts file: its type, base64 text, the number of its line from 1, and whether it is revoked."""
+    type: str
+    key: str
+    line: int
+    revoked: bool
+
+
+def known_hosts_name(host, port):
+    """A server's name in known_hosts (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
+    return host.lower() if port == 22 else f'[{host.lower()}]:{port}'
+
+
+def known_keys(text, name):
+    """The KnownKeys that the text of a known_hosts file has for `name`; lines that say nothing are passed over."""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split()
+        marker = fields.pop(0) if fields and fields[0].startswith('@') else ''
+        if len(fields) >= 3 and not fields[0].startswith('#') and marker in ('', '@revoked') \
+                and names_match(fields[0], name):
+            found.append(KnownKey(fields[1], fields[2], number, bool(marker)))
+    return found
+
+
+def names_match(patterns, name):
+    """Whether the first field of a known_hosts line means `name`: plain, with wildcards, negated, or hashed."""
+    if patterns.startswith('|1|'):
+        import base64
+        import hmac
+        try:
+            salt, digest = (base64.b64decode(part) for part in patterns[3:].split('|'))
+        except ValueError:
+            return False
+        return hmac.compare_digest(hmac.new(salt, name.encode(), 'sha1').digest(), digest)
+    matched = False
+    for pattern in patterns.lower().split(','):
+        wanted = re.escape(pattern.lstrip('!')).replace(r'\*', '.*').replace(r'\?', '.')
+        if re.fullmatch(wanted, name):
+            if pattern.startswith('!'):
+                return False
+            matched = True
+    return matched
+
+
+# -- What the remote program prints ------------------------------------------------------------------------------------
+
+class Record(NamedTuple):
+    """Something that the launcher says of itself between the program's lines, as (name, text)."""
+    name: str
+    text: str
+
+
+class Transcript:
+    """Cuts a remote program's output into whole lines and the launcher's records, from pieces of any size.
+
+    A record is `\\n@MARK NAME TEXT\\n`: its own line feed comes first, since the program may be in the middle of a line.
+    So an empty line is held back until the next one shows whose line feed it was.
+    """
+    LONGEST = 65536
+
+    def __init__(self, mark):
+        self._prefix = f'@{mark} '.encode()
+        self._buffer = bytearray()
+        self._searched = 0
+        self._blank = False
+
+    def feed(self, data):
+        """The lines (str) and Records that `data` completes. A line past LONGEST bytes comes in pieces."""
+        self._buffer += data
+        found = []
+        while True:
+            end = self._buffer.find(b'\n', self._searched)
+            if end < 0 and len(self._buffer) < self.LONGEST:
+                self._searched = len(self._buffer)
+                return found
+            end = end if 0 <= end <= self.LONGEST else self.LONGEST
+            line = bytes(self._buffer[:end])
+            del self._buffer[:end + (self._buffer[end:end + 1] == b'\n')]
+            self._searched = 0
+            self._take(line, found)
+
+    def _take(self, line, found):
+        if line.startswith(self._prefix):
+            name, _, text = line[len(self._prefix):].decode('utf-8', 'replace').partition(' ')
+            found.append(Record(name, text))
+            self._blank = False
+            return
+        if self._blank:
+            found.append('')
+        self._blank = not line
+        if line:
+            found.append(line.decode('utf-8', 'replace').rstrip('\r'))
+
+
+class SignIn(NamedTuple):
+    """A sign-in address: where the browser goes, and where its redirect comes back to.
+
+    `port` and `path` are the redirect's; `port` is None where a page only wants to be opened. `state` is None where
+    the address names none. `served` says that the program itself serves the page, on the server's loopback.
+    """
+    url: str
+    port: 'int | None'
+    path: str
+    state: 'str | None'
+    served: bool
+
+
+URLS = re.compile(r'https?://[!#-;=?-Z\]^_a-z|~[]+')
+# A line with these says where a program listens, not where a person shall go.
+LISTENING_WORDS = re.compile(r'\b(start|listen|serv|wait|callback|redirect|running)', re.I)
+
+
+def loopback_port(url):
+    """The port of an http(s) address on loopback, else None."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ('http', 'https') and parts.hostname in LOOPBACK_NAMES:
+            return parts.port or (443 if parts.scheme == 'https' else 80)
+    except ValueError:
+        pass
+    return None
+
+
+def read_sign_in(url):
+    """The SignIn that an address stands for, else None where nothing in it speaks of a redirect to loopback.
+
+    The redirect is the parameter that holds a loopback address, redirect_uri (RFC 6749, section 4.1.1) first.
+    """
+    try:
+        parts = urlsplit(url)
+        parameters = parse_qsl(parts.query) + parse_qsl(parts.fragment)
+    except ValueError:
+        return None
+    parameters.sort(key=lambda pair: pair[0] != 'redirect_uri')
+    state = dict(parameters).get('state')
+    for name, value in parameters:
+        port = loopback_port(value)
+        if port:
+            return SignIn(url, port, urlsplit(value).path or '/', state, False)
+    port = loopback_port(url)
+    if port:
+        return SignIn(url, port, parts.path or '/', None, True)
+    return None
+
+
+def find_sign_in(line):
+    """The SignIn in a line that a program printed, else None.
+
+    Raises Problem('address') for an address that asks for a sign-in but would send the answer elsewhere.
+    """
+    line = harmless(line)
+    for url in URLS.findall(line):
+        url = url.rstrip('.,;:!?)]}|')
+        found = read_sign_in(url)
+        if found and not (found.served and LISTENING_WORDS.search(line.replace(url, ''))):
+            return found
+    return None
+
+
+def check_sign_in(found):
+    """Raises Problem('address') unless the page is https, or on loopback itself (RFC 8252, section 8.3)."""
+    if urlsplit(found.url).scheme != 'https' and loopback_port(found.url) is None:
+        raise Problem('address', f'The sign-in address is not https, and was not opened: {harmless(found.url)[:200]}',
+                      'Whoever can read the network could take the sign-in. Ask who runs the server.')
+
+
+def leaving_redirect(line):
+    """The redirect of a sign-in address in `line` that is not on loopback, else None (RFC 8252, section 7.3)."""
+    for url in URLS.findall(harmless(line)):
+        redirect = dict(parse_qsl(urlsplit(url).query)).get('redirect_uri')
+        if redirect and loopback_port(redirect) is None:
+            return redirect
+    return None
+
+
+class DeviceCode(NamedTuple):
+    """A page and the one-time code to enter there (RFC 8628)."""
+    url: str
+    code: str
+
+
+class DeviceCodeScanner:
+    """Finds page and code in the lines of a device sign-in: the last https address before the first code."""
+
+    def __init__(self):
+        self._url = None
+
+    def feed(self, line):
+        line = harmless(line)
+        for url in URLS.findall(line):
+            self._url = url.rstrip('.,;:!?)') if url.startswith('https://') else self._url
+        code = re.search(r'(?<![\w-])([A-Z0-9]{4,8}-[A-Z0-9]{4,8})(?![\w-])', line)
+        return DeviceCode(self._url, code[1]) if code and self._url else None
+
+
+# -- What a browser sends ----------------------------------------------------------------------------------------------
+
+class Redirect(NamedTuple):
+    """A browser's answer to a sign-in: `target` is path and query as in a request line."""
+    port: int
+    target: str
+    path: str
+    state: 'str | None'
+
+
+def parse_redirect(text):
+    """A redirect as a person pastes it from a browser's address bar. Raises Problem('redirect')."""
+    text = text.strip().strip('<>"\'')
+    if not re.match('https?://', text) and re.match(r'(localhost|127\.0\.0\.1|\[::1\])[:/]', text):
+        text = 'http://' + text
+    port = loopback_port(text)
+    if not port or not re.fullmatch(r'[!-~]{1,16000}', text):
+        raise Problem('redirect', f'This is no redirect of a sign-in: {harmless(text)[:60] or "nothing"!r}',
+                      'It starts with http://localhost: or http://127.0.0.1: and a port. Copy it whole.')
+    parts = urlsplit(text)
+    target = (parts.path or '/') + ('?' + parts.query if parts.query else '')
+    return Redirect(port, target, parts.path or '/', dict(parse_qsl(parts.query)).get('state'))
+
+
+class Request(NamedTuple):
+    """The head of an HTTP request: `lines` are the header lines as (name, value)."""
+    method: str
+    target: str
+    lines: tuple
+
+    def header(self, wanted):
+        return next((value for name, value in self.lines if name.lower() == wanted), '')
+
+
+def parse_request(data):
+    """The Request at the start of `data`, None while it is not whole (RFC 9112). Raises ValueError."""
+    head, end, _ = bytes(data).partition(b'\r\n\r\n')
+    if not end:
+        if len(data) > 65536:
+            raise ValueError('the head of the request is too long')
+        return None
+    first, *rest = head.decode('latin-1').split('\r\n')
+    match = re.fullmatch(r'([A-Z]{1,20}) ([!-~]+) HTTP/1\.[01]', first)
+    if not match:
+        raise ValueError('this is no HTTP request')
+    lines = tuple((name.strip(), value.strip()) for name, colon, value in (line.partition(':') for line in rest) if colon)
+    return Request(match[1], match[2], lines)
+
+
+def request_text(request):
+    """The bytes of `request` as it is delivered: one request, after which the server closes."""
+    kept = [(name, value) for name, value in request.lines
+            if name.lower() not in ('connection', 'keep-alive', 'upgrade', 'proxy-connection')]
+    lines = [f'{request.method} {request.target} HTTP/1.1', *(f'{name}: {value}' for name, value in kept),
+             'Connection: close', '', '']
+    return '\r\n'.join(lines).encode('latin-1')
+
+
+class Answer(NamedTuple):
+    """An HTTP answer: its status, its Location or '', and all its bytes."""
+    status: int
+    location: str
+    data: bytes
+
+
+def parse_answer(data, ended):
+    """The Answer in `data`, None while it is not whole; `ended` says that no more will come. Raises ValueError."""
+    head, end, body = data.partition(b'\r\n\r\n')
+    if not end:
+        if ended:
+            raise ValueError('the answer broke off')
+        return None
+    match = re.match(rb'HTTP/1\.[01] ([0-9]{3})', head)
+    if not match:
+        raise ValueError('this is no HTTP answer')
+    headers = {name.strip().lower(): value.strip() for name, _, value in
+               (line.partition(':') for line in head.decode('latin-1').split('\r\n')[1:])}
+    length = headers.get('content-length', '')
+    if not (ended or length.isdigit() and len(body) >= int(length)):
+        return None
+    return Answer(int(match[1]), headers.get('location', ''), data)
+
+
+def local_target(location, port):
+    """The request target that a Location header names on the same loopback port, else None."""
+    if location.startswith('/') and not location.startswith('//'):
+        return location
+    if loopback_port(location) == port:
+        parts = urlsplit(location)
+        return (parts.path or '/') + ('?' + parts.query if parts.query else '')
+    return None
+
+
+def page(title, text, status=200, refresh=None):
+    """The bytes of a small HTTP answer for a browser, readable on a phone; asks for itself again after `refresh` s."""
+    import html
+    again = f'<meta http-equiv="refresh" content="{refresh}">' if refresh else ''
+    body = (f'<!doctype html><html><head><meta charset="utf-8"><title>{html.escape(title)}</title>{again}'
+            '<meta name="viewport" content="width=device-width, initial-scale=1"><style>body{font:18px/1.5 -apple-system,'
+            'system-ui,sans-serif;max-width:30em;margin:15vh auto;padding:0 1em;color-scheme:light dark}</style></head>'
+            f'<body><h1>{html.escape(title)}</h1><p>{html.escape(text)}</p></body></html>').encode()
+    return (b'HTTP/1.1 %d Relay\r\nContent-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\n'
+            b'Connection: close\r\nContent-Length: %d\r\n\r\n' % (status, len(body))) + body
+
+
+# == 3. Device =========================================================================================================
+# What differs between the phone's apps and a desktop. Picked once; nothing else asks where it runs.
+
+class Desktop:
+    """A terminal or a program on a computer; also the interface that every device has."""
+    name = 'desktop'
+    back = 'come back here'
+
+    def __init__(self, alone=False):
+        self.alone = alone or not sys.stdin or not sys.stdin.isatty()
+        self.home = os.path.expanduser('~')
+        self.ssh_folder = os.path.join(self.home, '.ssh')
+        self.state_folder = os.path.join(os.environ.get('XDG_STATE_HOME') or os.path.join(self.home, '.local', 'state'),
+                                         'codex-login')
+
+    def user(self):
+        import getpass
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError, ImportError):
+            return 'root'
+
+    def copy(self, text):
+        """Put `text` on the clipboard; whether that worked."""
+        try:
+            import pyperclip
+            pyperclip.copy(text)
+            return True
+        except Exception:       # pyperclip raises its own kinds, and OSError of the programs it starts
+            return False
+
+    def open_page(self, url):
+        """Open `url` in the person's browser; its name, or '' where there is none."""
+        if sys.platform.startswith('linux') and not any(
+                os.environ.get(name) for name in ('BROWSER', 'DISPLAY', 'WAYLAND_DISPLAY', 'WSL_DISTRO_NAME')):
+            return ''           # webbrowser would start a text browser in this very terminal
+        import webbrowser
+        opened = []
+        opening = threading.Thread(target=lambda: opened.append(webbrowser.open(url)), daemon=True)
+        opening.start()
+        opening.join(5)         # some browsers return only when they are closed: that is open, too
+        return 'browser' if opening.is_alive() or opened == [True] else ''
+
+    def ask(self, question):
+        """A line of text that a person types; '' at the end of input."""
+        print(question, end=' ', file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip()
+
+    def confirm(self, question):
+        """Whether a person says yes; asks again until it is yes or no."""
+        answer = self.ask(f'{question} (yes/no)?')
+        while answer.lower() not in ('yes', 'no', 'y', 'n', ''):
+            answer = self.ask("Please type 'yes' or 'no':")
+        return answer.lower() in ('yes', 'y')
+
+    def secret(self, prompt):
+        """A password or the like, not shown while it is typed."""
+        import getpass
+        try:
+            return getpass.getpass(prompt + ' ')
+        except EOFError:
+            raise KeyboardInterrupt from None
+
+    def typed_lines(self, take):
+        """Hand every line that a person types from now on to `take`, in a thread of its own."""
+        if self.alone:
+            return
+
+        def read():
+            # Not through sys.stdin: a thread inside it would hold up the interpreter's end.
+            pending = b''
+            while True:
+                data = os.read(0, 4096)
+                if not data:
+                    return
+                *lines, pending = (pending + data).split(b'\n')
+                for line in lines:
+                    take(line.decode('utf-8', 'replace').strip())
+        threading.Thread(target=read, daemon=True).start()
+
+
+def this_device(alone):
+    return Desktop(alone)
+
+
+class TextReport:
+    """What happens, for a person: what is needed to stdout, the rest to stderr."""
+
+    def __init__(self, quiet=False):
+        self.quiet = quiet
+
+    def tell(self, event, **fields):
+        say = getattr(self, '_' + event.replace('-', '_'), None)
+        if say:
+            say(**fields)
+
+    def note(self, text):
+        """A line about progress."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def show(self, text):
+        """A line that a person needs."""
+        print(text, flush=True)
+
+    def _connecting(self, host, port):
+        self.note(f'Connecting to {host} …')
+
+    def _output(self, text):
+        self.show(harmless(text))
+
+    def _sign_in(self, url, port):
+        self.show('Sign in at this address:')
+        self.show(url)
+
+    def _device_code(self, url, code):
+        self.show('Enter this one-time code:')
+        self.show(code)
+        self.show('on this page:')
+        self.show(url)
+
+    def _callback(self, delivered):
+        self.note('Redirect delivered.' if delivered else 'The redirect could not be delivered.')
+
+    def _suspended(self, seconds):
+        self.note(f'This app was asleep for {seconds} s.')
+
+    def _reconnected(self):
+        self.note('Connected again.')
+
+    def _signed_in(self, text):
+        self.show(f'Signed in: {text}')
+
+    def _error(self, kind, message, hint):
+        print('\n'.join(filter(None, (message, hint))), file=sys.stderr, flush=True)
+
+
+class JsonReport:
+    """What happens, for a program: JSON lines on what was stdout, and nothing else there."""
+    quiet = True
+
+    def __init__(self):
+        # A browser or clipboard program that prints must not get between the lines.
+        self._stream = os.fdopen(os.dup(1), 'w', encoding='utf-8')
+        os.dup2(2, 1)
+        self._lock = threading.Lock()
+
+    def tell(self, event, **fields):
+        import json
+        with self._lock:
+            self._stream.write(json.dumps({'event': event, **fields}) + '\n')
+            self._stream.flush()
+
+    def note(self, text):
+        pass
+
+    show = note
+
+
+# == 4. Paramiko as found ==============================================================================================
+# The one place that knows paramiko's age. Everything below sees one paramiko.
+
+def load_paramiko():
+    import logging
+    sys.modules.setdefault('invoke', None)
+    try:
+        import paramiko
+    except ImportError as error:
+        raise Problem('setup', f'paramiko cannot be loaded: {error}', 'pip install -r requirements.txt') from None
+    logging.getLogger('paramiko').addHandler(logging.NullHandler())
+    logging.getLogger('paramiko').propagate = False
+    return paramiko
+
+
+class PassphraseNeeded(Exception):
+    pass
+
+
+def load_private_key(path, passphrase=None):
+    paramiko = load_paramiko()
+    last = None
+    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+        try:
+            return kind.from_private_key_file(path, passphrase)
+        except paramiko.PasswordRequiredException:
+            raise PassphraseNeeded(path) from None
+        except (paramiko.SSHException, ValueError, IndexError) as error:
+            last = error
+    raise Problem('key', f'{path} is no private key this device can use: {last}')
+
+
+def fingerprint(blob):
+    import base64
+    import hashlib
+    return 'SHA256:' + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip('=')
+
+
+def prefer_host_key_types(transport, known):
+    options = transport.get_security_options()
+    usable = [kind for kind in options.key_types if kind not in ('ssh-rsa', 'ssh-dss')]
+    known = {'rsa-sha2-512', 'rsa-sha2-256'} | set(known) if 'ssh-rsa' in known else set(known)
+    options.key_types = sorted(usable, key=lambda kind: kind not in known)
+
+
+def long_poll(transport):
+    pass
+
+
+def exec_with_input(channel, command, data):
+    """Start `command` on a session channel and send it `data`, without waiting for the answer in between."""
+    channel.exec_command(command)
+    channel.sendall(data)
+
+
+def ssh_config(text):
+    """paramiko's reader of ssh_config(5), without the rest of paramiko, which takes longer than a TCP connection.
+
+    An object with `lookup(host)`. Raises Problem('config') for text that is none.
+    """
+    import importlib.util
+    import io
+    import types
+    loaded = 'paramiko' in sys.modules
+    if not loaded:
+        spec = importlib.util.find_spec('paramiko')
+        if spec is None:
+            raise Problem('setup', 'The paramiko package is missing.', 'pip install paramiko qrcode pyperclip')
+        sys.modules['paramiko'] = shell = types.ModuleType('paramiko')
+        shell.__path__ = spec.submodule_search_locations
+        sys.modules['invoke'] = None
+    try:
+        from paramiko.config import SSHConfig
+        config = SSHConfig()
+        config.parse(io.StringIO(text))
+        return config
+    except Exception as error:
+        raise Problem('config', f'The ssh configuration cannot be read: {harmless(str(error))}',
+                      'Correct that line, or name another file with -F.') from None
+    finally:
+        if not loaded:
+            for name in [name for name in sys.modules if name == 'paramiko' or name.startswith('paramiko.')]:
+                del sys.modules[name]
+            del sys.modules['invoke']
+
+
+# == 5. Link ===========================================================================================================
+# One SSH connection that heals: configuration, host key, authentication, keep-alive, wake-up, connecting anew.
+
+def read_config(path, folder, depth=0):
+    """The text of an ssh configuration file with its Include lines replaced by what they name; '' without a file."""
+    import glob
+    try:
+        with open(path, encoding='utf-8', errors='replace') as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return ''
+    except OSError as error:
+        raise Problem('config', f'{path} cannot be read: {error.strerror}') from None
+    text, block = [], 'Host *'
+    for line in lines:
+        words = line.replace('=', ' ', 1).split()
+        if words and words[0].lower() in ('host', 'match'):
+            block = line
+        if not words or words[0].lower() != 'include' or depth == 16:
+            text.append(line)
+            continue
+        for pattern in words[1:]:
+            pattern = os.path.join(folder, os.path.expanduser(pattern.strip('"')))
+            for name in sorted(glob.glob(pattern)):
+                text.append(read_config(name, folder, depth + 1))
+        text.append(block)      # what an included file's last Host line began ends with that file
+    return '\n'.join(text) + '\n'
+
+
+def find_settings(destination, device, overrides=(), config_file=None):
+    """The Settings of `destination`: command line first, then -o, then the configuration, first value wins."""
+    if config_file:
+        if config_file != 'none' and not os.path.exists(config_file):
+            raise Problem('config', f'There is no ssh configuration {config_file}.', 'Correct -F, or leave it out.')
+        text = '' if config_file == 'none' else read_config(config_file, device.ssh_folder)
+    else:
+        text = (read_config(os.path.join(device.ssh_folder, 'config'), device.ssh_folder)
+                + 'Host *\n' + read_config('/etc/ssh/ssh_config', '/etc/ssh'))
+    options = dict(ssh_config(text).lookup(destination.host)) if text.strip() != 'Host *' else {}
+    options.pop('hostname', None) if options.get('hostname') == destination.host else None
+    files = [value for key, value in overrides if key == 'identityfile']
+    for key, value in reversed(overrides):
+        options[key] = files + options.get('identityfile', []) if key == 'identityfile' else value
+    if options.get('proxycommand'):
+        raise Problem('config', f'The ssh configuration has a ProxyCommand for {destination.host}, '
+                      'which this script does not run.', 'Use ProxyJump there, or name another file with -F.')
+    return make_settings(destination, options, device.home, device.ssh_folder, device.user())
+
+
+class Dialling:
+    """Name resolution and TCP connection in a thread of its own, so that paramiko is imported meanwhile."""
+
+    def __init__(self, host, port, limit):
+        self._host, self._port, self._limit = host, port, limit
+        self._result = queue.Queue()
+        threading.Thread(target=self._dial, daemon=True).start()
+
+    def _dial(self):
+        try:
+            self._result.put(self._connect())
+        except Problem as problem:
+            self._result.put(problem)
+
+    def _connect(self):
+        try:
+            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise Problem('name', f'The host {self._host} cannot be found: {getattr(error, "strerror", error)}.',
+                          'Check its spelling, and that this device is online.') from None
+        deadline = time.monotonic() + self._limit
+        for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found):
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:
+                failure = error
+                continue
+            try:
+                sock.settimeout(max(0.1, (deadline - time.monotonic()) / left))
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return sock
+            except OSError as error:
+                sock.close()
+                failure = error
+        if isinstance(failure, socket.timeout):
+            raise Problem('connect', f'{self._host} port {self._port} did not answer within {self._limit:g} s.',
+                          'Check address and port; a firewall may be in the way (-o ConnectTimeout=SECONDS waits longer).')
+        raise Problem('connect', f'{self._host} port {self._port} cannot be reached: {failure.strerror or failure}.',
+                      'Check address and port, and that sshd runs there.')
+
+    def socket(self):
+        """The connected socket. Raises Problem('name') or Problem('connect')."""
+        try:
+            result = self._result.get(timeout=self._limit + 5)
+        except queue.Empty:
+            raise Problem('name', f'The host {self._host} could not be looked up in time.',
+                          'Check that this device is online.') from None
+        if isinstance(result, Problem):
+            raise result
+        return result
+
+
+class HostKeys:
+    """The known_hosts files of one server, consulted and added to as ssh does (sshd(8), ssh_config(5))."""
+    GLOBAL_FILE = '/etc/ssh/ssh_known_hosts'
+
+    def __init__(self, settings, device):
+        self._settings, self._device = settings, device
+        self._name = known_hosts_name(settings.host, settings.port)
+
+    def _known(self):
+        for path in (*self._settings.known_hosts_files, self.GLOBAL_FILE):
+            try:
+                with open(path, encoding='utf-8', errors='replace') as file:
+                    yield from ((path, key) for key in known_keys(file.read(), self._name))
+            except OSError:
+                continue
+
+    def types(self):
+        """The key types already known for the server, to be asked for first."""
+        return [key.type for _, key in self._known() if not key.revoked]
+
+    def check(self, kind, blob):
+        """Returns if the server's key (type, RFC 4253 bytes) is to be trusted. Raises Problem('host-key')."""
+        import base64
+        text = base64.b64encode(blob).decode()
+        known = list(self._known())
+        for path, key in known:
+            if key.revoked and key.key == text:
+                raise Problem('host-key', f'The host key of {self._name} is marked as revoked in {path}, line {key.line}.',
+                              'Do not connect. Ask whoever runs the server.')
+        if any(key.key == text for _, key in known):
+            return
+        for path, key in known:
+            if key.type == kind:
+                raise Problem('host-key', f'The host key of {self._name} has CHANGED: it is now {kind} {fingerprint(blob)}, '
+                              f'but {path}, line {key.line} has another. Somebody may be in between.',
+                              'Ask whoever runs the server. If the change is right, remove that line: '
+                              f"ssh-keygen -R '{self._name}'")
+        self._ask(kind, blob, text)
+
+    def _ask(self, kind, blob, text):
+        print_of_key = f'{kind} {fingerprint(blob)}'
+        if self._settings.strict == 'accept-new':
+            return self._add(kind, text)
+        if self._settings.strict == 'yes' or self._settings.batch or self._device.alone:
+            raise Problem('host-key', f'The host key of {self._name} is not known: {print_of_key}',
+                          'If that is its fingerprint, accept it once at a terminal, or with '
+                          '-o StrictHostKeyChecking=accept-new.')
+        if not self._device.confirm(f'The server {self._name} is not known yet. Its key is\n{print_of_key}\n'
+                                    'Trust it and go on'):
+            raise Problem('host-key', f'The host key of {self._name} was not accepted.',
+                          'Compare it with: ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub at the server.')
+        self._add(kind, text)
+
+    def _add(self, kind, text):
+        if not self._settings.known_hosts_files or self._settings.known_hosts_files[0] == '/dev/null':
+            return
+        path = self._settings.known_hosts_files[0]
+        try:
+            os.makedirs(os.path.dirname(path) or '.', mode=0o700, exist_ok=True)
+            with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), 'rb+') as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - 1))
+                start = b'\n' if file.read(1) not in (b'', b'\n') else b''
+                file.write(start + f'{self._name} {kind} {text}\n'.encode())
+        except OSError as error:
+            raise Problem('host-key', f'The host key cannot be saved in {path}: {error.strerror}.',
+                          'Make the file writable, or name another with -o UserKnownHostsFile=FILE.') from None
+
+
+class Credentials:
+    """How a person proves who they are: agent, keys, password; what worked is kept in memory for the next connection."""
+    PASSWORD_TRIES = 3
+
+    def __init__(self, settings, device):
+        self._settings, self._device = settings, device
+        self._steps = []        # (method, secret) of each step that the server accepted, in order
+        self._tried = []
+
+    def use(self, transport):
+        """Authenticate `transport` (RFC 4252). Raises Problem('auth')."""
+        paramiko = load_paramiko()
+        try:
+            if self._steps:
+                self._repeat(transport, paramiko)
+            else:
+                self._begin(transport, paramiko)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._refused(f'{self._settings.alias} ended the connection during authentication '
+                                f'({harmless(str(error)) or "no reason given"}).') from None
+
+    def _repeat(self, transport, paramiko):
+        for method, secret in self._steps:
+            accepted, methods = self._attempt(transport, paramiko, method, secret)
+            if accepted and not methods:
+                return
+        raise self._refused(f'{self._settings.name}: the server no longer accepts what it accepted before.')
+
+    def _begin(self, transport, paramiko):
+        self._tried = []
+        accepted, methods = self._offer_keys(transport, paramiko)
+        if methods is None:
+            methods = self._methods(transport, paramiko)
+        while methods:
+            if self._settings.batch or self._device.alone:
+                self._steps = []
+                raise self._refused(f'{self._settings.name}: permission denied ({", ".join(methods)}).')
+            methods = self._offer_password(transport, paramiko, methods)
+
+    def _refused(self, message):
+        tried = ', '.join(self._tried)
+        hint = f'Tried: {tried}. ' if tried else 'No key was found. '
+        return Problem('auth', message, hint + 'Name a key with -i FILE, or check the user name.')
+
+    def _methods(self, transport, paramiko):
+        try:
+            return transport.auth_none(self._settings.user)
+        except paramiko.BadAuthenticationType as refusal:
+            return refusal.allowed_types
+
+    def _attempt(self, transport, paramiko, method, secret):
+        """(whether the server accepted it, the methods that it wants then, None where it did not say)."""
+        user = self._settings.user
+        try:
+            if method == 'publickey':
+                return True, transport.auth_publickey(user, secret)
+            if method == 'password':
+                return True, transport.auth_password(user, secret, fallback=False)
+            return True, transport.auth_interactive(user, lambda title, text, prompts: [
+                secret.setdefault(prompt, None) or self._answer(secret, prompt, echo) for prompt, echo in prompts])
+        except paramiko.BadAuthenticationType as refusal:
+            return False, refusal.allowed_types
+        except paramiko.AuthenticationException:
+            return False, None
+
+    def _answer(self, answers, prompt, echo):
+        if self._steps and self._steps[-1][1] is answers:
+            raise Problem('auth', f'{self._settings.alias} asks again: {harmless(prompt)}', 'Start again to answer it.')
+        text = harmless(prompt).strip()
+        answers[prompt] = self._device.ask(text) if echo else self._device.secret(text)
+        return answers[prompt]
+
+    def _offer_keys(self, transport, paramiko):
+        accepted, methods = False, None
+        for name, load in self._keys(paramiko):
+            key = load()
+            if key is None:
+                continue
+            self._tried.append(name)
+            accepted, methods = self._attempt(transport, paramiko, 'publickey', key)
+            if accepted:
+                self._steps.append(('publickey', key))
+            if accepted or methods and 'publickey' not in methods:
+                break
+        return accepted, methods
+
+    def _offer_password(self, transport, paramiko, methods):
+        """The methods that the server still wants after a password that it accepted. Raises Problem('auth')."""
+        method = next((name for name in ('password', 'keyboard-interactive') if name in methods), None)
+        tries = self.PASSWORD_TRIES if method else 0
+        self._tried.append('password') if method else None
+        for _ in range(tries):
+            secret = {} if method != 'password' else self._device.secret(f"{self._settings.name}'s password:")
+            accepted, wanted = self._attempt(transport, paramiko, method, secret)
+            if accepted:
+                self._steps.append((method, secret))
+                return wanted
+        self._steps = []
+        raise self._refused(f'{self._settings.name}: permission denied ({", ".join(methods)}).')
+
+    def _keys(self, paramiko):
+        """(name, function that loads the key) in ssh's order: the agent's that were named, the files, the agent's others."""
+        settings = self._settings
+        agent = [] if not os.environ.get('SSH_AUTH_SOCK') else paramiko.Agent().get_keys()
+        blobs = [public_blob(path) for path in settings.identity_files]
+        named = [key for key in agent if key.asbytes() in blobs]
+        in_agent = [key.asbytes() for key in named]
+        for key in named:
+            yield 'agent', lambda key=key: key
+        others = [key for key in agent if key not in named and not settings.identities_only]
+        if not settings.identities_named:
+            for key in others:
+                yield 'agent', lambda key=key: key
+        for path, blob in zip(settings.identity_files, blobs):
+            if os.path.exists(path) and (blob is None or blob not in in_agent):
+                yield path, lambda path=path: self._load(path)
+            elif settings.identities_named and not os.path.exists(path):
+                raise Problem('key', f'There is no key file {path}.', 'Correct -i or IdentityFile.')
+        if settings.identities_named:
+            for key in others:
+                yield 'agent', lambda key=key: key
+
+    def _load(self, path):
+        try:
+            return load_private_key(path)
+        except PassphraseNeeded:
+            if self._settings.batch or self._device.alone:
+                self._tried.append(f'{path} (needs its passphrase)')
+                return None
+        for _ in range(self.PASSWORD_TRIES):
+            passphrase = self._device.secret(f'Passphrase of {path}:')
+            if not passphrase:
+                return None
+            try:
+                return load_private_key(path, passphrase)
+            except Problem as problem:
+                if problem.kind != 'passphrase':
+                    raise
+        return None
+
+    def _offer_passwords(self, transport, paramiko, methods):
+        if self._settings.batch or self._device.alone:
+            return False
+        method = next((name for name in ('password', 'keyboard-interactive') if name in methods), None)
+        if method is None:
+            return False
+        self._tried.append('password')
+        for _ in range(self.PASSWORD_TRIES):
+            secret = self._device.secret(f"{self._settings.name}'s password:") if method == 'password' else None
+            if self._attempt(transport, paramiko, method, secret) == []:
+                if secret is not None:
+                    self._kept = (method, secret)
+                return True
+        return False
+
+
+def public_blob(path):
+    """The public key in the file beside a private one, as RFC 4253 bytes, None without such a file."""
+    import base64
+    try:
+        with open(path + '.pub', encoding='ascii', errors='replace') as file:
+            return base64.b64decode(file.read().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+class Link:
+    """One SSH connection to one server, made anew whenever it is lost.
+
+    `tell(event, **fields)` hears of connecting, connected, suspended and reconnected. A thread of the link's own looks
+    after it from `keep()` on; whoever needs the connection asks for `transport()` and waits there while it heals.
+    """
+    FREEZE = 3.0            # a tick that comes so many seconds late: the process was stopped
+    PROBE = 1.5             # seconds that a connection has after a freeze to answer a question
+    PAUSES = (0, 0.3, 1, 2, 4, 8, 15, 30)
+
+    def __init__(self, settings, device, tell):
+        self.settings, self._device, self._tell = settings, device, tell
+        self._credentials = Credentials(settings, device)
+        self._host_keys = HostKeys(settings, device)
+        self._transport = None
+        self._changed = threading.Condition()
+        self._nudge = threading.Event()
+        self._pinned = None     # the key that was trusted first; a connection made anew must show the same
+        self._closed = False
+        self._problem = None
+        self._subscribers = []
+        self._heard = self._asked = 0.0
+        self.asking = threading.Lock()      # paramiko tells the answers of global requests apart by their order only
+
+    # -- making the connection
+
+    def connect(self):
+        """Make the first connection; a person may be asked. Raises Problem."""
+        settings = self.settings
+        self._tell('connecting', host=settings.host, port=settings.port)
+        transport, kind, blob = self._dial()
+        self._tell('connected', address=address_text(transport), key=kind, fingerprint=fingerprint(blob))
+        self._adopt(transport)
+
+    def _dial(self):
+        settings = self.settings
+        dialling = Dialling(settings.host, settings.port, settings.connect_timeout)
+        paramiko = load_paramiko()
+        sock = dialling.socket()
+        transport = None
+        try:
+            transport = paramiko.Transport(sock)
+            transport.banner_timeout = transport.handshake_timeout = settings.connect_timeout
+            prefer_host_key_types(transport, self._host_keys.types())
+            key = self._handshake(transport, paramiko)
+            blob = key.asbytes()
+            if blob != self._pinned:
+                self._host_keys.check(key.get_name(), blob)
+                if self._pinned:
+                    raise Problem('host-key', f'{settings.host} now shows another host key than at the start: '
+                                  f'{key.get_name()} {fingerprint(blob)}.', 'Start again if that is expected.')
+                self._pinned = blob
+            self._credentials.use(transport)
+            long_poll(transport)
+            return transport, key.get_name(), blob
+        except BaseException:
+            transport.close() if transport else sock.close()
+            raise
+
+    def _handshake(self, transport, paramiko):
+        settings = self.settings
+        where = f'{settings.host} port {settings.port}'
+        try:
+            transport.start_client(timeout=settings.connect_timeout)
+            return transport.get_remote_server_key()
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            text = harmless(str(error))
+            if 'banner' in text or 'protocol version' in text:
+                raise Problem('connect', f'{where} answers, but not as an SSH server.', 'Check the port (-p).') from None
+            if 'no acceptable' in text.lower() or 'incompatible' in text.lower():
+                raise Problem('connect', f'{where} and this device have no common algorithms: {text}',
+                              'Update the older of the two.') from None
+            raise Problem('connect', f'{where} ended the connection before it was secure'
+                          + (f': {text}' if text else '.'), 'Try again; sshd may be limiting connections.') from None
+
+    def _adopt(self, transport):
+        with self._changed:
+            old, self._transport = self._transport, transport
+            self._heard, self._asked = time.time(), 0.0
+            self._changed.notify_all()
+        if old:
+            old.close()
+        for function in list(self._subscribers):
+            function(transport)
+
+    # -- using it
+
+    def transport(self, limit=30.0):
+        """The live connection; waits up to `limit` seconds for one that is being made anew. Raises Problem('link')."""
+        deadline = time.monotonic() + limit
+        with self._changed:
+            while True:
+                if self._problem:
+                    raise self._problem
+                if self._closed:
+                    raise Problem('cancelled', 'The connection was closed.', status=CANCELLED)
+                if self._transport and self._transport.is_active():
+                    return self._transport
+                self._nudge.set()
+                if not self._changed.wait(min(1.0, max(0.0, deadline - time.monotonic()))) \
+                        and time.monotonic() >= deadline:
+                    raise Problem('link', f'The connection to {self.settings.alias} is lost, and could not be made anew '
+                                  f'within {limit:g} s.', 'Check that this device is online.')
+
+    def subscribe(self, function):
+        """Call function(transport) after every connection made, at once if there is one."""
+        self._subscribers.append(function)
+        if self._transport:
+            function(self._transport)
+
+    def unsubscribe(self, function):
+        self._subscribers.remove(function)
+
+    def open_tcp(self, host, port, limit=10.0):
+        """A channel to host:port as the server reaches it (RFC 4254, section 7.2: direct-tcpip).
+
+        Raises Problem: 'refused' where nothing listens there, 'forbidden' where the server forwards nothing, 'link'.
+        """
+        paramiko = load_paramiko()
+        transport = self.transport(limit)
+        try:
+            channel = transport.open_channel('direct-tcpip', (host, port), ('127.0.0.1', 0), timeout=limit)
+            channel.settimeout(None)
+            return channel
+        except paramiko.ChannelException as refusal:
+            if refusal.code == 1:
+                raise Problem('forbidden', f'{self.settings.alias} does not allow TCP forwarding.',
+                              'Its sshd has AllowTcpForwarding or PermitOpen set; --device-auth works without.') from None
+            raise Problem('refused', f'Nothing listens at {host} port {port} of {self.settings.alias}.') from None
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            self.suspect()
+            raise Problem('link', f'The connection to {self.settings.alias} was lost ({harmless(str(error))}).') from None
+
+    def run(self, command, data, limit=15.0):
+        """A session channel on which `command` runs and has got `data` on its standard input."""
+        paramiko = load_paramiko()
+        try:
+            channel = self.transport(limit).open_session(timeout=limit)
+            exec_with_input(channel, command, data)
+            return channel
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            self.suspect()
+            raise Problem('link', f'{self.settings.alias} did not start {command!r} ({harmless(str(error))}).',
+                          'The account may not be allowed to run commands.') from None
+
+    # -- keeping it alive
+
+    def keep(self, tick=1.0):
+        """Look after the connection from now on, in a thread that wakes up every `tick` seconds."""
+        threading.Thread(target=self._keep, args=(tick,), daemon=True).start()
+
+    def suspect(self):
+        """Somebody saw the connection misbehave: look at it now."""
+        self._asked = self._asked or 1e-9
+        self._nudge.set()
+
+    def _keep(self, tick):
+        last = time.time()
+        while not self._closed and not self._problem:
+            suspected = self._nudge.wait(tick)
+            self._nudge.clear()
+            now = time.time()
+            late, last = now - last - tick, now
+            if late > self.FREEZE:
+                self._tell('suspended', seconds=round(late))
+            if self._closed:
+                return
+            if not self._transport.is_active() or not self._alive(suspected or late > self.FREEZE):
+                self._heal()
+                last = time.time()
+
+    def _alive(self, doubtful):
+        settings, now = self.settings, time.time()
+        if doubtful:
+            answered = self._question()
+            answered.wait(self.PROBE)
+            return answered.is_set() and self._transport.is_active()
+        if settings.alive_interval and now - max(self._heard, self._asked) >= settings.alive_interval:
+            if self._asked > self._heard and now - self._heard >= settings.alive_interval * settings.alive_count:
+                return False
+            self._asked = now
+            self._question()
+        return True
+
+    def _question(self):
+        """Ask the server something that every server answers; the Event is set when it did (PROTOCOL, keepalive)."""
+        answered = threading.Event()
+        transport = self._transport
+
+        def ask():
+            with self.asking:
+                transport.global_request('keepalive@openssh.com', wait=True)
+            if transport.is_active():
+                self._heard, self._asked = time.time(), 0.0
+            answered.set()
+        threading.Thread(target=ask, daemon=True).start()
+        return answered
+
+    def _heal(self):
+        import random
+        self._transport.close()
+        attempt = 0
+        while not self._closed:
+            pause = self.PAUSES[min(attempt, len(self.PAUSES) - 1)]
+            self._nudge.wait(pause * random.uniform(0.7, 1.0))
+            self._nudge.clear()
+            try:
+                transport, _, _ = self._dial()
+            except Problem as problem:
+                if problem.kind in ('host-key', 'auth', 'key'):
+                    with self._changed:
+                        self._problem = problem
+                        self._changed.notify_all()
+                    self._tell('link-failed', problem=problem)
+                    return
+                attempt += 1
+                continue
+            if self._closed:
+                transport.close()
+                return
+            self._tell('reconnected')
+            self._adopt(transport)
+            return
+
+    def close(self):
+        """End the connection, and everything that waits for it."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._nudge.set()
+        if self._transport:
+            self._transport.close()
+
+
+def address_text(transport):
+    host, port = transport.getpeername()[:2]
+    return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+
+
+# == 6. Forwards =======================================================================================================
+# Listeners, here or at the server, and the streams that go through the link.
+
+def listen(bind, port):
+    """Listening sockets on `bind`; 'localhost' means both loopback addresses. Raises Problem('listen')."""
+    addresses = {'localhost': ('127.0.0.1', '::1')}.get(bind, (bind,))
+    sockets = []
+    for address in addresses:
+        family = socket.AF_INET6 if ':' in address else socket.AF_INET
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address, port))
+            sock.listen(1024)
+            sockets.append(sock)
+        except OSError as error:
+            if sockets and address == '::1':
+                continue
+            for other in sockets:
+                other.close()
+            raise Problem('listen', f'Port {port} of this device is in use ({error.strerror}).',
+                          f'End what listens there (another login, or a local codex), or wait for it.') from None
+    return sockets
+
+
+# == 7. Remote login ===================================================================================================
+# The program at the server: started so that it outlives the connection, read, asked, stopped.
+
+# What goes to the server is POSIX sh, on the standard input of `sh`: the account's own shell parses that one word.
+# All of it stands in one brace group, so that the shell has read it whole before anything in it reads its input.
+#   N  the mark of records      W  the program's name, looked for on PATH        C  the command line to run
+#   T  seconds until its end    LOOK  whether to look for a present login first  LOGIN_PATH  whether to ask for PATH
+
+FIND_PROGRAM = r'''
+login_path() {
+  for how in -lc -lic; do
+    p=$(echo env | "$SHELL" $how env 2>/dev/null | sed -n 's/^PATH=//p' | tail -n 1)
+    (PATH=$p; command -v "$W") >/dev/null 2>&1 && PATH=$p && return
+  done
+  p=$(echo env | "$SHELL" -l 2>/dev/null | sed -n 's/^PATH=//p' | tail -n 1)
+  (PATH=$p; command -v "$W") >/dev/null 2>&1 && PATH=$p
+}
+if [ "$LOGIN_PATH" = yes ] || ! command -v "$W" >/dev/null 2>&1; then login_path; fi
+export PATH
+if [ "$NEEDED" = yes ] && ! command -v "$W" >/dev/null 2>&1; then say missing "$W"; exit 127; fi
+'''
+
+LOOK_FOR_LOGIN = r'''
+auth=${CODEX_HOME:-$HOME/.codex}/auth.json
+if [ "$LOOK" = yes ] && [ -s "$auth" ] && s=$("$W" login status 2>&1 </dev/null); then
+  who=$(sed -n 's/.*"id_token" *: *"[^".]*\.\([^".]*\).*/\1/p' "$auth" | tr '_-' '/+' | base64 -d 2>/dev/null |
+    sed -n 's/.*"email" *: *"\([^"]*\)".*/\1/p')
+  say present "$(printf '%s' "$s" | tail -n 1)${who:+, $who}"; exit 0
+fi
+'''
+
+# The job is the program; the keeper ends it, and clears up, when nobody came back for it in time.
+START = r'''
+t=${TMPDIR:-/tmp}
+put() { printf '%s\n' "$2" >"$1" && [ -s "$1" ]; }
+{ d=$(mktemp -d "$t/codex-login.XXXXXXXXXX") && mkdir "$d/bin" && : >"$d/log" && put "$d/job" "$JOB" &&
+  put "$d/keeper" "$KEEPER" && put "$d/bin/browser" "$SHIM" && put "$d/bin/xdg-open" "$SHIM" &&
+  put "$d/bin/open" "$SHIM" && chmod 700 "$d/bin/browser" "$d/bin/xdg-open" "$d/bin/open"
+} 2>/dev/null || { [ -z "$d" ] || rm -rf "$d"; say full "$t"; exit 1; }
+S=setsid
+command -v setsid >/dev/null 2>&1 || { S=; set -m; }
+(trap '' HUP; exec $S sh "$d/job") </dev/null >/dev/null 2>&1 & g=$!
+(trap '' HUP; exec $S sh "$d/keeper" "$g" "$T") </dev/null >/dev/null 2>&1 & k=$!
+echo "$g $k" >"$d/groups"
+say started "$d"
+'''
+
+JOB = r'''d=${0%/*}
+PATH=$d/bin:$PATH BROWSER=$d/bin/browser; export PATH BROWSER
+{ COMMAND
+} </dev/null >>"$d/log" 2>&1
+s=$?
+printf '\n@MARK exit %s\n' "$s" >>"$d/log"'''
+
+KEEPER = r'''d=${0%/*}
+sleep "$2"
+printf '\n@MARK exit 124\n' >>"$d/log"
+kill -s TERM -- "-$1"; sleep 2; kill -s KILL -- "-$1"
+rm -rf "$d"'''
+
+SHIM = r'''#!/bin/sh
+for a in "$@"; do
+  case $a in http://*|https://*) printf '\n@MARK browser %s\n' "$a" >>"${0%/bin/*}/log";; esac
+done'''
+
+FIND_AGAIN = r'''
+if ! [ -s "$d/groups" ]; then say gone; exit 0; fi
+read -r g k <"$d/groups"
+say started "$d"
+'''
+
+# Follows the log, and does what it is told in single words, until its input ends: then the program goes on alone.
+ATTEND = r'''
+stop() {
+  i=0
+  kill -s TERM -- "-$g" "$g"
+  while kill -s 0 -- "-$g" && [ $i -lt 20 ]; do i=$((i + 1)); sleep 0.1 || sleep 1; done
+  kill -s KILL -- "-$g"
+}
+tail -c +1 -f "$d/log" & t=$!
+while read -r word; do
+  case $word in
+    status) s=$("$W" login status 2>&1 </dev/null); r=$?; say status "$r $(printf '%s' "$s" | tail -n 1)";;
+    stop) stop 2>/dev/null; kill -s KILL -- "-$k" 2>/dev/null; rm -rf "$d"; say ended; break;;
+    end) kill -s KILL -- "-$k" 2>/dev/null; rm -rf "$d"; say ended; break;;
+  esac
+done
+kill "$t"
+'''
+
+
+def sh_quote(text):
+    """`text` as one word of POSIX sh."""
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def launcher(variables, *pieces):
+    """The bytes to send to `sh`: the variables set, then the pieces, in one brace group."""
+    heads = '\n'.join(f'{name}={sh_quote(value)}' for name, value in variables.items())
+    say = '''umask 077\nsay() { printf '\\n@%s %s\\n' "$N" "$*"; }'''
+    return ('{\n' + '\n'.join((heads, say, *pieces)) + 'exit 0\n}\n').encode()
+
+
+class Command(NamedTuple):
+    """What to run at the server: `line` for its shell, `program` to be found on PATH."""
+    line: str
+    program: str
+    codex: bool
+
+
+def make_command(words, device_auth=False):
+    """The Command for the words of a command line; `codex login` where there are none."""
+    if not words or re.fullmatch(r'(\S*/)?codex login( --device-auth)?', ' '.join(words)):
+        words = list(words) or ['codex', 'login']
+        if device_auth and '--device-auth' not in words:
+            words.append('--device-auth')
+        return Command(' '.join([sh_quote(words[0]), *words[1:]]), words[0], True)
+    line = ' '.join(words)
+    program = re.match(r'\s*([\w./+-]+)(?=\s|$)', line)
+    return Command(f'"$SHELL" -c {sh_quote(line)}', program[1] if program else 'sh', False)
+
+
+class RemoteLogin:
+    """One program at the server, started or found again, that outlives the connection.
+
+    What it does comes to `inbox` as (name, text): 'line', 'browser' (an address that it only handed to a browser),
+    'exit' (its status as text), 'gone' (folder and program are no longer there).
+    """
+    START_LIMIT = 30.0
+    ANSWER_LIMIT = 15.0
+
+    def __init__(self, link, command, inbox, lifetime, folder=None, mark=None):
+        import secrets
+        self.command, self.folder = command, folder
+        self.mark = mark or secrets.token_hex(8)
+        self._link, self._inbox, self._lifetime = link, inbox, lifetime
+        self._channel = self._transport = None
+        self._answers = queue.Queue()
+        self._asking = threading.Lock()
+        self._lines_seen = 0
+        self.exited = None
+
+    # -- starting and finding again
+
+    def start(self, again=False, login_path=False):
+        """Start the program. Returns None, or what its status says where a login is present already.
+
+        Raises Problem: 'not-installed', 'remote'.
+        """
+        command = self.command
+        variables = {
+            'N': self.mark, 'W': command.program, 'T': str(self._lifetime + 60), 'd': '',
+            'LOOK': 'yes' if command.codex and not again else 'no', 'NEEDED': 'yes' if command.codex else 'no',
+            'LOGIN_PATH': 'yes' if login_path else 'no',
+            'JOB': JOB.replace('MARK', self.mark).replace('COMMAND', command.line),
+            'KEEPER': KEEPER.replace('MARK', self.mark), 'SHIM': SHIM.replace('MARK', self.mark)}
+        self._lines_seen, self.exited = 0, None
+        began = self._attend(launcher(variables, FIND_PROGRAM, LOOK_FOR_LOGIN, START, ATTEND))
+        server = self._link.settings.alias
+        if began.name == 'present':
+            return began.text
+        if began.name == 'missing':
+            raise Problem('not-installed', f'{command.program} is not installed at {server}: it is not on the PATH '
+                          'of the account, nor of its login shell.', f'Install it there, or name it: {server} /path/to/codex login')
+        if began.name == 'full':
+            raise Problem('remote', f'The temporary folder {harmless(began.text)} of {server} cannot be written to; '
+                          'the disk may be full.', 'Make room there.')
+        self.folder = began.text
+        return None
+
+    def attend(self, transport=None):
+        """Go on with the program that runs in `folder`, through a connection that was made anew."""
+        if transport and transport is self._transport:
+            return
+
+        def go_on():
+            try:
+                if self._attend(launcher({'N': self.mark, 'W': self.command.program, 'd': self.folder},
+                                         FIND_AGAIN, ATTEND)).name == 'gone' and self.exited is None:
+                    self._inbox.put(('gone', ''))
+            except Problem as problem:
+                if problem.kind != 'link':      # a link that is lost once more calls again
+                    self._inbox.put(('problem', problem))
+        threading.Thread(target=go_on, daemon=True).start()
+
+    def _attend(self, script):
+        """Run `script` at the server, follow what it prints from then on; the Record that it began with."""
+        transport = self._link.transport()
+        channel = self._link.run('sh', script)
+        began = queue.Queue()
+        self._channel, self._transport = channel, transport
+        threading.Thread(target=self._read, args=(channel, began), daemon=True).start()
+        try:
+            record = began.get(timeout=self.START_LIMIT)
+        except queue.Empty:
+            raise Problem('remote', f'{self._link.settings.alias} did not start the program within {self.START_LIMIT:g} s.',
+                          "The account's login shell may be waiting for something.") from None
+        if isinstance(record, Problem):
+            raise record
+        return record
+
+    def _read(self, channel, began):
+        transcript, number, noise, started = Transcript(self.mark), 0, [], False
+        while True:
+            try:
+                data = channel.recv(65536)
+            except OSError:
+                data = b''
+            if not data:
+                break
+            for item in transcript.feed(data):
+                if not started:
+                    if isinstance(item, Record):
+                        started = True
+                        began.put(item)
+                    else:
+                        noise.append(item)
+                elif isinstance(item, Record):
+                    self._take(item)
+                else:
+                    number += 1
+                    if number > self._lines_seen:
+                        self._lines_seen = number
+                        self._inbox.put(('line', item))
+        if started:
+            self._answers.put(None)
+        elif channel.exit_status_ready():
+            words = harmless(' '.join(noise[-3:]))
+            began.put(Problem('remote', f'{self._link.settings.alias} ran no commands for {self._link.settings.user}'
+                              + (f'; it says: {words}' if words else '.'), 'The account needs a shell.'))
+        else:
+            began.put(Problem('link', f'The connection to {self._link.settings.alias} was lost.'))
+
+    def _take(self, record):
+        if record.name == 'exit':
+            if self.exited is None:
+                self.exited = int(record.text) if record.text.isdigit() else OWN_ERROR
+                self._inbox.put(('exit', record.text))
+        elif record.name == 'browser':
+            self._inbox.put(('browser', record.text))
+        else:
+            self._answers.put(record)
+
+    # -- asking and ending
+
+    def _ask(self, word, limit):
+        """Say `word` to the attendant; its Record, None where the connection broke or the limit passed."""
+        with self._asking:
+            while not self._answers.empty():
+                self._answers.get()
+            try:
+                self._channel.sendall(word.encode() + b'\n')
+                return self._answers.get(timeout=limit)
+            except (OSError, queue.Empty):
+                return None
+
+    def signed_in(self, limit=60.0):
+        """(whether the program's own status says so, its words); asks again through a link that was made anew.
+
+        Raises Problem('link') when there was no answer within `limit` seconds.
+        """
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            self._link.transport(limit)
+            record = self._ask('status', self.ANSWER_LIMIT)
+            if record and record.name == 'status':
+                status, _, words = record.text.partition(' ')
+                return status == '0', harmless(words)
+            time.sleep(0.2)     # the attendant is on its way through the new connection
+        raise Problem('link', f'{self._link.settings.alias} did not say whether the sign-in is complete.',
+                      'Ask it yourself: codex login status')
+
+    def end(self, stop=False, limit=5.0):
+        """Clear up at the server; with `stop`, end the program first. Whether the server said that it did."""
+        record = self._ask('stop' if stop else 'end', limit)
+        return bool(record)
+
+
+# == 8. Redirect =======================================================================================================
+# A browser's requests to the redirect's port: read whole, held while the link heals, delivered once.
+
+class Delivery:
+    """One request on its way to the pending login, and the bytes that browsers get for it."""
+
+    def __init__(self, request, once):
+        self.request, self.once = request, once
+        self.done = threading.Event()
+        self.answer = b''
+        self.fetched = False
+
+
+class RedirectRelay:
+    """Listens where the browser's redirect arrives, and relays what is asked there to the pending login.
+
+    A request that carries the sign-in's result is delivered at most once: a second delivery ends codex with an error. A
+    browser that asks again gets the answer of the first. Whether it was delivered comes to `inbox` as 'callback'.
+    """
+    PATIENCE = 8.0          # seconds until a browser gets a page that asks again by itself
+    HEAD_LIMIT = 30.0       # seconds that a browser may take for its request; idle extra connections end so
+    ANSWER_LIMIT = 120.0    # seconds that the program may take to answer: it asks the issuer meanwhile
+    LARGEST = 8 << 20
+
+    def __init__(self, link, remote, sign_in, inbox):
+        self._link, self._remote, self.sign_in, self._inbox = link, remote, sign_in, inbox
+        self._sockets = {}      # address family -> listening socket
+        self._deliveries = {}   # request target -> Delivery
+        self._lock = threading.Lock()
+        self._busy = 0
+        self._closed = False
+        self.follow = None      # the target that the delivered callback's answer sends the browser to
+
+    # -- listening
+
+    def listen(self):
+        """Listen on both loopback addresses. Raises Problem('listen')."""
+        for sock in listen('localhost', self.sign_in.port):
+            self._sockets[sock.family] = sock
+            threading.Thread(target=self._accept, args=(sock,), daemon=True).start()
+
+    def revive(self):
+        """Listen again where the system took a listener away while the app was asleep."""
+        for family, sock in list(self._sockets.items()):
+            if not answers(sock):
+                sock.close()
+                self._replace(family)
+
+    def _replace(self, family):
+        try:
+            address = '127.0.0.1' if family == socket.AF_INET else '::1'
+            sock, = listen(address, self.sign_in.port)
+        except Problem as problem:
+            self._inbox.put(('note', f'{problem.message} Paste the address of the failed page here instead.'))
+            return
+        self._sockets[family] = sock
+        threading.Thread(target=self._accept, args=(sock,), daemon=True).start()
+
+    def _accept(self, listener):
+        listener.settimeout(1.0)        # closing a socket does not wake a thread that waits in accept()
+        while not self._closed:
+            try:
+                sock, _ = listener.accept()
+            except socket.timeout:
+                continue
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    # -- one browser's connection
+
+    def _serve(self, sock):
+        try:
+            request = self._read_request(sock)
+            if request:
+                self._answer(sock, request)
+        except OSError:
+            pass                        # the browser gave up; what it brought is kept
+        finally:
+            sock.close()
+
+    def _answer(self, sock, request):
+        with self._lock:
+            self._busy += 1
+        try:
+            sock.settimeout(self.HEAD_LIMIT)
+            sock.sendall(self._respond(request))
+            sock.shutdown(socket.SHUT_WR)
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    def _read_request(self, sock):
+        data, deadline = bytearray(), time.monotonic() + self.HEAD_LIMIT
+        while not self._closed and time.monotonic() < deadline:
+            sock.settimeout(1.0 if data else self.HEAD_LIMIT)
+            try:
+                piece = sock.recv(65536)
+            except socket.timeout:
+                continue
+            if not piece:
+                return None
+            data += piece
+            try:
+                request = parse_request(data)
+            except ValueError as error:
+                sock.sendall(page('Not understood', f'{error}.', status=400))
+                return None
+            if request:
+                return request
+        return None
+
+    def _respond(self, request):
+        refusal = self._refusal(request)
+        if refusal:
+            return refusal
+        delivery = self.deliver(request)
+        if delivery.done.wait(self.PATIENCE):
+            delivery.fetched = True
+            return delivery.answer
+        return page(f'Waiting for {self._link.settings.alias} …',
+                    'Go back to the app, and leave this page open: it goes on by itself.', refresh=2)
+
+    def _refusal(self, request):
+        """What a request gets that is not for the pending login; None for one that is."""
+        if request.method != 'GET':
+            return page('Not for this sign-in', 'Only GET requests are relayed.', status=405)
+        if loopback_port('http://' + request.header('host')) is None:
+            return page('Not for this sign-in', 'The request was meant for another host.', status=403)
+        parts = urlsplit(request.target)
+        state = dict(parse_qsl(parts.query)).get('state')
+        if parts.path == '/cancel' and not self.sign_in.served:
+            # Another login on this device asks for the port like that; it has nothing to end at the server.
+            return page('Not for this sign-in', 'Nothing was cancelled.', status=404)
+        if self._is_callback(request.target) and self.sign_in.state and state != self.sign_in.state:
+            return page('State mismatch', 'This redirect belongs to another sign-in. Sign in on the page opened last.',
+                        status=400)
+        return None
+
+    def _is_callback(self, target):
+        parts = urlsplit(target)
+        names = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if self.sign_in.served:
+            return 'code' in names or 'error' in names
+        return parts.path == self.sign_in.path
+
+    # -- delivering
+
+    def deliver(self, request):
+        """The Delivery for `request`, begun now unless the same one was asked for before."""
+        with self._lock:
+            delivery = self._deliveries.get(request.target)
+            if delivery is None:
+                once = self._is_callback(request.target)
+                delivery = self._deliveries[request.target] = Delivery(request, once)
+                threading.Thread(target=self._run, args=(delivery,), daemon=True).start()
+            return delivery
+
+    def deliver_target(self, target):
+        """Deliver a request that no browser brought."""
+        host = ('Host', f'localhost:{self.sign_in.port}')
+        return self.deliver(Request('GET', target, (host, ('Accept', '*/*'))))
+
+    def _run(self, delivery):
+        try:
+            answer = self._deliver_once(delivery) if delivery.once else self._fetch(delivery.request)
+            delivered = True
+        except Problem as problem:
+            answer, delivered = None, False
+            delivery.answer = page('Not delivered', f'{problem.message} {problem.hint}', status=502)
+        if answer:
+            delivery.answer = answer.data
+        if delivery.once:
+            if answer and 300 <= answer.status < 400:
+                self.follow = local_target(answer.location, self.sign_in.port)
+            self._inbox.put(('callback', delivered))
+        elif delivery.request.target != self.follow:
+            with self._lock:
+                self._deliveries.pop(delivery.request.target, None)
+        delivery.done.set()
+
+    def _fetch(self, request):
+        """The Answer to a request that may be repeated. Raises Problem."""
+        while True:
+            channel = self._open()
+            try:
+                channel.sendall(request_text(request))
+                return self._read_answer(channel)
+            except (OSError, ValueError):
+                self._link.suspect()
+            finally:
+                channel.close()
+
+    def _deliver_once(self, delivery):
+        """Deliver a callback: never again once it may have arrived. Raises Problem."""
+        channel = self._open()
+        try:
+            channel.sendall(request_text(delivery.request))
+            return self._read_answer(channel)
+        except (OSError, ValueError):
+            self._link.suspect()
+            return self._settle(delivery)
+        finally:
+            channel.close()
+
+    def _settle(self, delivery):
+        """The Answer for a callback whose own answer was lost, from what the program says of itself."""
+        deadline = time.monotonic() + self.ANSWER_LIMIT
+        while self._remote.command.codex and self._remote.exited is None and time.monotonic() < deadline:
+            if self._remote.signed_in()[0]:
+                return self._fetch(self._request('/success'))
+            # codex serves one request after the other. So when it answers a later one, and nobody is signed in and it
+            # still waits, the callback has not reached it, and never will: its connection is gone.
+            try:
+                self._fetch(self._request('/favicon.ico'))
+            except Problem as problem:
+                if problem.kind != 'refused':
+                    raise
+                self._await_exit(5.0)
+                continue
+            if self._remote.exited is None and not self._remote.signed_in()[0]:
+                return self._deliver_once(delivery)
+        self._await_exit(20.0)
+        if self._remote.exited == 0:
+            return Answer(200, '', page('Signed in', 'The sign-in is complete. You can close this page.'))
+        if self._remote.exited is None:
+            raise Problem('link', 'The connection broke while the redirect was delivered; it may have arrived.',
+                          'Look at the app.')
+        raise Problem('remote', 'The sign-in has failed at the server.', 'Look at the app.')
+
+    def _await_exit(self, limit):
+        deadline = time.monotonic() + limit
+        while self._remote.exited is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def _request(self, target):
+        return Request('GET', target, (('Host', f'localhost:{self.sign_in.port}'),))
+
+    def _open(self):
+        """A channel to the pending login; waits for the link as long as the login does. Raises Problem."""
+        while True:
+            try:
+                return self._open_loopback()
+            except Problem as problem:
+                if problem.kind != 'link' or self._closed:
+                    raise
+
+    def _open_loopback(self):
+        try:
+            return self._link.open_tcp('127.0.0.1', self.sign_in.port)
+        except Problem as problem:
+            if problem.kind != 'refused':
+                raise
+        return self._link.open_tcp('::1', self.sign_in.port)
+
+    def check(self):
+        """Raises Problem('forbidden') where the server would not let the redirect through; opens and closes a channel."""
+        try:
+            self._open_loopback().close()
+        except Problem as problem:
+            if problem.kind == 'forbidden':
+                raise
+
+    def _read_answer(self, channel):
+        """The Answer that comes through `channel`. Raises OSError or ValueError where it breaks off."""
+        channel.settimeout(self.ANSWER_LIMIT)
+        data = b''
+        while True:
+            piece = channel.recv(65536)
+            data += piece
+            answer = parse_answer(data, ended=not piece)
+            if answer:
+                return answer
+            if len(data) > self.LARGEST:
+                raise ValueError('the answer is too long')
+
+    # -- the end
+
+    def close(self, linger=2.0):
+        """Stop listening; a browser on its way to the last page gets up to `linger` seconds for it."""
+        deadline = time.monotonic() + linger
+        while time.monotonic() < deadline and (self._busy or self._expected()):
+            time.sleep(0.02)
+        self._closed = True
+        for sock in self._sockets.values():
+            sock.close()
+
+    def _expected(self):
+        last = self._deliveries.get(self.follow)
+        return self.follow and not (last and last.fetched) and any(
+            delivery.once and delivery.fetched for delivery in self._deliveries.values())
+
+
+def answers(listener):
+    """Whether a listening socket of this process still takes connections."""
+    try:
+        with socket.socket(listener.family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(0.5)
+            probe.connect(listener.getsockname()[:2])
+            return True
+    except OSError:
+        return False
+
+
+# == 9. Sign-in ========================================================================================================
+# The story of one login, from the link to the outcome.
+
+class Session(NamedTuple):
+    """What is kept of a login under way, to go on with it after this process ended. No secret is in it.
+
+    `arguments` are the options that led to the server; `state` is the SHA-256 of the address's state, in hex.
+    """
+    server: str
+    arguments: list
+    command: list
+    device_auth: bool
+    folder: str
+    mark: str
+    port: 'int | None'
+    path: str
+    state: str
+    started: float
+
+
+class Sessions:
+    """The saved Sessions of this device, one file each."""
+
+    def __init__(self, device):
+        self._folder = device.state_folder
+
+    def _path(self, server):
+        import hashlib
+        return os.path.join(self._folder, 'login-' + hashlib.sha256(server.encode()).hexdigest()[:16] + '.json')
+
+    def save(self, session):
+        import json
+        path = self._path(session.server)
+        try:
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            with open(os.open(path + '.new', os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'w') as file:
+                json.dump(session._asdict(), file)
+            os.replace(path + '.new', path)
+        except OSError:
+            pass                # a full disk costs going on after this process was killed, not the login
+
+    def forget(self, server):
+        try:
+            os.remove(self._path(server))
+        except OSError:
+            pass
+
+    def all(self, note):
+        """Every Session there is, newest first; a damaged file is reported through `note` and removed."""
+        import glob
+        found = []
+        for path in glob.glob(os.path.join(self._folder, 'login-*.json')):
+            session = self._read(path)
+            if session:
+                found.append(session)
+            else:
+                note(f'The saved login {path} is damaged, and was removed.')
+                os.remove(path)
+        return sorted(found, key=lambda session: -session.started)
+
+    @staticmethod
+    def _read(path):
+        import json
+        try:
+            with open(path, encoding='utf-8') as file:
+                session = Session(**json.load(file))
+        except (OSError, ValueError, TypeError):
+            return None
+        right = (isinstance(session.server, str) and isinstance(session.started, (int, float))
+                 and isinstance(session.port, (int, type(None)))
+                 and all(isinstance(value, str) for value in (session.folder, session.mark, session.path, session.state))
+                 and all(isinstance(words, list) and all(isinstance(word, str) for word in words)
+                         for words in (session.arguments, session.command))
+                 and re.fullmatch('[0-9a-f]{16}', session.mark))
+        return session if right else None
+
+
+def hash_of(state):
+    import hashlib
+    return hashlib.sha256(state.encode()).hexdigest() if state else ''
+
+
+# What codex says when it fails, and what helps.
+CODEX_HINTS = (
+    (r'oauth/token\)|Token exchange failed', 'The server itself cannot reach the issuer: look at its proxy, firewall or region.'),
+    (r'already in use|Address in use', 'Another login or program holds the port at the server: end it, or wait.'),
+    (r'Login cancelled|Login was not completed', 'Another login at the server ended this one. Start again.'),
+    (r'could not be saved locally', 'Look at disk space and permissions of ~/.codex at the server.'),
+    (r"'?node'?: No such file", 'node is not on the PATH of the account: install it, or set PATH in its ~/.profile.'),
+    (r'not enabled for this Codex server|Enable device code', 'Sign in without --device-auth, or allow it in the security settings.'),
+    (r'restricted to workspace|not enabled for your workspace|login is disabled', 'That is a policy: ask the administrator.'),
+)
+
+
+class Login:
+    """One sign-in: a link, a program at the server, the redirect's relay, the browser, the outcome."""
+    FOLLOW_AFTER = 3.0      # seconds that a browser has to follow the callback's answer before this script does
+    SHOWN_ON_FAILURE = 40
+
+    def __init__(self, options, settings, device, report):
+        self._options, self._settings, self._device, self._report = options, settings, device, report
+        self._inbox = queue.Queue()
+        self._link = Link(settings, device, self._tell)
+        self._sessions = Sessions(device)
+        self._command = make_command(options.command, options.device_auth)
+        self._remote = RemoteLogin(self._link, self._command, self._inbox, options.timeout)
+        self._relay = None
+        self._scanner = DeviceCodeScanner() if '--device-auth' in self._command.line else None
+        self._sign_in = self._code = None
+        self._held = []         # codex's own lines, shown only when they explain a failure
+        self._deadline = time.monotonic() + options.timeout
+        self._follow_at = None
+        self._slept = False
+
+    def _tell(self, event, **fields):
+        if event == 'suspended':
+            self._inbox.put(('woke', ''))
+        if event == 'link-failed':
+            self._inbox.put(('problem', fields['problem']))
+            return
+        self._report.tell(event, **fields)
+
+    # -- the story
+
+    def run(self, redirect=None):
+        """Sign in; the exit status. `redirect` is one that a person brought. Raises Problem, KeyboardInterrupt."""
+        try:
+            self._link.connect()
+            if not self._begin():
+                return 0
+            self._link.keep()
+            self._link.subscribe(self._remote.attend)
+            if redirect:
+                self._bring(redirect)
+            return self._wait()
+        except BaseException:
+            self._give_up()
+            raise
+        finally:
+            if self._relay:
+                self._relay.close()
+            self._link.close()
+
+    def _begin(self):
+        """Start the program, or go on with the one of a saved session; whether there is anything to wait for."""
+        present = self._remote.start(again=self._options.again)
+        if present is None:
+            return True
+        self._report.tell('signed-in', text=harmless(present))
+        if self._device.alone or not self._device.confirm(
+                f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login)'):
+            return False
+        self._remote.start(again=True)
+        return True
+
+    def _wait(self):
+        if not self._options.json:
+            self._device.typed_lines(lambda line: self._inbox.put(('typed', line)))
+        while True:
+            now = time.monotonic()
+            if now >= self._deadline:
+                raise Problem('timeout', f'Nobody signed in within {self._options.timeout} s.',
+                              'Start again; --timeout SECONDS waits longer.', TIMED_OUT)
+            if self._follow_at and now >= self._follow_at:
+                self._follow_at = None
+                self._relay.deliver_target(self._relay.follow)
+            try:
+                name, value = self._inbox.get(timeout=min(self._deadline, self._follow_at or self._deadline) - now)
+            except queue.Empty:
+                continue
+            status = getattr(self, '_on_' + name)(value)
+            if status is not None:
+                return status
+
+    def _give_up(self):
+        """Leave nothing behind at the server, as far as it can be reached in a few seconds."""
+        if self._remote.folder and self._remote.exited is None:
+            try:
+                self._link.transport(3.0)
+                self._remote.end(stop=True)
+            except (Problem, KeyboardInterrupt):
+                pass            # the keeper at the server ends it at its time-out
+        self._sessions.forget(self._settings.name)
+
+    # -- what the program does
+
+    def _on_line(self, line):
+        if self._scanner:
+            self._look_for_code(line)
+        elif self._sign_in is None:
+            found = find_sign_in(line)
+            if found:
+                self._open(found)
+                return
+            if self._command.codex and leaving_redirect(line):
+                raise Problem('address', f'The sign-in address sends its answer to {harmless(leaving_redirect(line))[:80]}, '
+                              'not back to this device; it was not opened.', 'Do not open it. Ask who runs the server.')
+        elif self._sign_in.url in harmless(line):
+            return
+        if self._command.codex and not self._options.verbose:
+            self._held = [*self._held, line][-self.SHOWN_ON_FAILURE:]
+            if self._options.json:
+                self._report.tell('output', text=harmless(line))
+        else:
+            self._report.tell('output', text=harmless(line))
+
+    def _on_browser(self, url):
+        if self._sign_in or self._scanner:
+            return
+        found = read_sign_in(url)
+        if found:
+            self._open(found)
+        elif URLS.fullmatch(url) and url.startswith('https://'):
+            self._show_page(url)
+
+    def _look_for_code(self, line):
+        found = self._scanner.feed(line)
+        if found and not self._code:
+            self._code = found
+            self._device.copy(found.code)
+            self._report.tell('device-code', url=found.url, code=found.code)
+            self._show_page(found.url, 'The code is copied.')
+
+    def _open(self, found):
+        """Everything between the address and the person's browser: check, listen, copy, open."""
+        check_sign_in(found)
+        self._sign_in = found
+        self._relay = RedirectRelay(self._link, self._remote, found, self._inbox)
+        self._relay.check()
+        self._relay.listen()
+        self._report.tell('listening', mode='redirect', bind='localhost', port=found.port)
+        self._save()
+        self._report.tell('sign-in', url=found.url, port=found.port)
+        self._show_page(found.url, 'The address is copied.' if self._device.copy(found.url) else '')
+
+    def _show_page(self, url, copied=''):
+        if self._options.qr:
+            self._report.show(qr_code(url))
+            if self._sign_in:
+                self._report.show('Scan it only to read it: the redirect comes back to this device alone.')
+        opened = self._options.browser != 'none' and self._device.open_page(url)
+        if opened:
+            self._report.tell('opened', browser=opened)
+            self._report.note(f'{copied} Your browser opens it. After signing in, {self._device.back}.'.strip())
+        else:
+            self._report.note(f'{copied} Open it in the browser of this device, then {self._device.back}.'.strip())
+
+    def _save(self):
+        found, options = self._sign_in, self._options
+        self._sessions.save(Session(
+            self._settings.name, options.connection, list(options.command), options.device_auth, self._remote.folder,
+            self._remote.mark, found and found.port, found.path if found else '', hash_of(found and found.state), time.time()))
+
+    def _on_exit(self, text):
+        status = int(text)
+        words = [harmless(line) for line in self._held if line.strip()]
+        if status == 127 and any('node' in line and 'No such file' in line for line in words) and not self._options.retried:
+            self._options.retried, self._held = True, []
+            self._remote.end()
+            self._remote.start(again=True, login_path=True)
+            return None
+        if status == 0 and self._command.codex:
+            signed_in, said = self._remote.signed_in()
+            if not signed_in:
+                self._finish()
+                raise Problem('not-signed-in', f'codex at {self._settings.alias} ended, but its status says: {said}',
+                              'Start again.')
+            self._finish()
+            if words:
+                self._report.show(words[-1])
+            self._report.tell('signed-in', text=said)
+            return 0
+        self._finish()
+        if status and self._command.codex:
+            raise self._failure(status, words)
+        return status
+
+    def _failure(self, status, words):
+        said = [line for line in words if not re.match('Starting local login|If your browser|On a remote or|WARNING', line)]
+        text = '\n'.join(said)
+        hint = next((hint for pattern, hint in CODEX_HINTS if re.search(pattern, text)), 'Start again.')
+        return Problem('remote', f'codex login at {self._settings.alias} failed: {text[-1000:] or f"status {status}"}',
+                       hint, status)
+
+    def _finish(self):
+        self._remote.end()
+        self._sessions.forget(self._settings.name)
+
+    def _on_gone(self, _):
+        self._sessions.forget(self._settings.name)
+        self._remote.folder = None
+        raise Problem('gone', f'The login at {self._settings.alias} is no longer there; the server may have been restarted.',
+                      'Start again.')
+
+    # -- what happens here
+
+    def _on_callback(self, delivered):
+        self._report.tell('callback', delivered=delivered)
+        if self._relay.follow:
+            self._follow_at = time.monotonic() + self.FOLLOW_AFTER
+
+    def _on_woke(self, _):
+        self._slept = True
+        if self._relay:
+            self._relay.revive()
+
+    def _on_problem(self, problem):
+        raise problem
+
+    def _on_note(self, text):
+        self._report.note(text)
+
+    def _on_typed(self, line):
+        """A person typed something while the login waits: the address of a failed page, or q to give up."""
+        if line.lower() in ('q', 'quit'):
+            raise KeyboardInterrupt
+        if line:
+            try:
+                self._bring(parse_redirect(line))
+            except Problem as problem:
+                self._report.note(f'{problem.message} {problem.hint}')
+
+    def _bring(self, redirect):
+        """Deliver a redirect that a person brought. Raises Problem('redirect') for one of another login."""
+        found = self._sign_in
+        if not found or redirect.port != found.port or found.state and redirect.state not in (None, found.state):
+            raise Problem('redirect', 'That redirect does not belong to the login that waits.',
+                          'Copy the address of the page that opened last.')
+        self._relay.deliver_target(redirect.target)
+
+
+def qr_code(text):
+    """`text` as a QR code of half blocks, for a terminal."""
+    import io
+    import qrcode
+    code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
+    code.add_data(text)
+    drawn = io.StringIO()
+    code.print_ascii(out=drawn, invert=True)
+    return drawn.getvalue().rstrip('\n')
+
+
+# == 10. Command line ==================================================================================================
+# Arguments, events, exit status.
+
+def make_parser():
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise usage_problem(message[:1].upper() + message[1:] + '.', f'{self.prog} --help shows how.')
+
+    parser = Parser(prog='codex_login.py', usage='%(prog)s [options] [[user@]host[:port]] [command …]', allow_abbrev=False,
+                    description="Sign codex (or another program) in at a server, with this device's browser.",
+                    epilog="Exit status: the remote command's; 255 for an SSH or own error; 2 usage; 124 timed out; "
+                    '130 cancelled.')
+    add = parser.add_argument
+    add('-p', metavar='PORT', dest='port', help='port of the SSH server')
+    add('-l', metavar='USER', dest='user', help='account at the server')
+    add('-i', metavar='FILE', dest='identities', action='append', default=[], help='private key; may be repeated')
+    add('-F', metavar='FILE', dest='config', help="ssh configuration; 'none' for none")
+    add('-o', metavar='KEY=VALUE', dest='settings', action='append', default=[], help='an option as in ssh_config(5)')
+    add('-v', dest='verbose', action='store_true', help="show the program's lines and the log of the connection")
+    add('-q', dest='quiet', action='store_true', help='no lines about progress')
+    add('--device-auth', action='store_true', help='sign in with a one-time code instead of a redirect')
+    add('--again', action='store_true', help='sign in anew where codex is signed in already')
+    add('--browser', choices=('default', 'none'), default='default', help='where the sign-in page is opened')
+    add('--qr', action='store_true', help='show the address as a QR code, too')
+    add('--json', action='store_true', help='events as JSON lines on standard output')
+    add('--timeout', metavar='SECONDS', default='900', help='give up after so long (default %(default)s)')
+    add('--version', action='version', version=f'codex_login {__version__}')
+    add('destination', nargs='?', metavar='[user@]host[:port]', help='the server')
+    add('command', nargs=argparse.REMAINDER, metavar='command', help='what to run there (default: codex login)')
+    return parser
+
+
+def read_arguments(words):
+    """The options of a command line. Raises Problem('usage')."""
+    options = make_parser().parse_args(words)
+    if not re.fullmatch('[0-9]{1,6}', options.timeout) or not int(options.timeout):
+        raise usage_problem(f'--timeout is no number of seconds: {options.timeout!r}')
+    options.timeout = int(options.timeout)
+    overrides = [parse_option(text) for text in options.settings]
+    overrides += [('identityfile', os.path.abspath(os.path.expanduser(path))) for path in options.identities]
+    if options.port is not None:
+        overrides.insert(0, ('port', str(parse_port(options.port, '-p'))))
+    if options.user is not None:
+        overrides.insert(0, ('user', options.user))
+    options.overrides = overrides
+    if options.destination is None:
+        raise usage_problem('No server is named.', 'Write codex_login.py [user@]host; --help shows more.')
+    parse_destination(options.destination)
+    options.connection = connection_words(options)
+    options.retried = False
+    return options
+
+
+def connection_words(options):
+    """The part of the command line that says how to reach the server."""
+    words = [option for pair in options.settings for option in ('-o', pair)]
+    words += [option for path in options.identities for option in ('-i', os.path.abspath(os.path.expanduser(path)))]
+    for name, value in (('-p', options.port), ('-l', options.user), ('-F', options.config and os.path.abspath(options.config))):
+        words += [name, value] if value else []
+    return [*words, options.destination]
+
+
+def log_to_stderr():
+    import logging
+    logging.basicConfig(stream=sys.stderr, level=logging.DEBUG, format='%(name)s: %(message)s')
+
+
+def cancel_on_signals():
+    """SIGTERM and SIGHUP end the login as Ctrl-C does, so that nothing is left at the server."""
+    import signal
+
+    def cancel(number, frame):
+        raise KeyboardInterrupt
+    for name in ('SIGTERM', 'SIGHUP'):
+        try:
+            signal.signal(getattr(signal, name), cancel)
+        except (AttributeError, ValueError):
+            pass            # not the main thread, as in a-Shell; or no such signal
+
+
+def main(words=None):
+    """Run with `words` as arguments; the exit status."""
+    words = sys.argv[1:] if words is None else words
+    report = JsonReport() if '--json' in words else TextReport(quiet='-q' in words)
+    try:
+        options = read_arguments(words)
+        if options.verbose:
+            log_to_stderr()
+        cancel_on_signals()
+        device = this_device(options.json)
+        settings = find_settings(parse_destination(options.destination), device, options.overrides, options.config)
+        status = Login(options, settings, device, report).run()
+    except Problem as problem:
+        report.tell('error', kind=problem.kind, message=problem.message, hint=problem.hint)
+        status = problem.status
+    except KeyboardInterrupt:
+        report.tell('error', kind='cancelled', message='Cancelled.', hint='')
+        status = CANCELLED
+    except SystemExit as leaving:       # argparse's --help and --version
+        return leaving.code or 0
+    report.tell('done', status=status)
+    return status
+
+
+if __name__ == '__main__':
+    sys.exit(main())
