@@ -16,6 +16,7 @@ does to it in between.
 The file reads from top to bottom: problems, specs, the device, paramiko, the link, forwards, the remote login, the
 redirect, the sign-in, the command line. A section uses only what stands above it.
 """
+import itertools
 import os
 import re
 import sys
@@ -171,6 +172,8 @@ def make_settings(destination, options, home, ssh_folder, local_user):
 
     host = options.get('hostname', destination.host).replace('%h', destination.host)
     user = destination.user or options.get('user') or local_user
+    if not user:
+        raise usage_problem(f'As whom at {destination.host}?', f'Write user@{destination.host}.')
     named = options.get('identityfile', ())
     port = destination.port or parse_port(str(options.get('port', 22)), 'Port')
     no_yes = {'no': False, 'yes': True, 'false': False, 'true': True}
@@ -386,6 +389,9 @@ class DeviceCodeScanner:
 
 # -- What a browser sends ----------------------------------------------------------------------------------------------
 
+SUCCESS_PATH = '/success'       # where codex sends the browser after the redirect; it ends when that was asked for
+
+
 class Redirect(NamedTuple):
     """A browser's answer to a sign-in: `target` is path and query as in a request line."""
     port: int
@@ -492,10 +498,14 @@ def page(title, text, status=200, refresh=None):
 # == 3. Device =========================================================================================================
 # What differs between the phone's apps and a desktop. Picked once; nothing else asks where it runs.
 
-class Desktop:
-    """A terminal or a program on a computer; also the interface that every device has."""
-    name = 'desktop'
+class Device:
+    """A terminal on a computer, which is also the interface of every device; the phones differ where they must.
+
+    `alone` says that there is nobody to ask. `back` ends the sentence "after signing in, …".
+    """
     back = 'come back here'
+    in_app_browser = False
+    installs_paramiko = False
 
     def __init__(self, alone=False):
         self.alone = alone or not sys.stdin or not sys.stdin.isatty()
@@ -503,13 +513,18 @@ class Desktop:
         self.ssh_folder = os.path.join(self.home, '.ssh')
         self.state_folder = os.path.join(os.environ.get('XDG_STATE_HOME') or os.path.join(self.home, '.local', 'state'),
                                          'codex-login')
+        self._asking = threading.Lock()     # held while a person answers a question: the reader of lines stands back
+        self._take_answer = None
 
     def user(self):
+        """The account's name on this device, which ssh takes where none is given; '' where that says nothing."""
         import getpass
         try:
             return getpass.getuser()
         except (KeyError, OSError, ImportError):
             return 'root'
+
+    # -- clipboard and browser
 
     def copy(self, text):
         """Put `text` on the clipboard; whether that worked."""
@@ -520,7 +535,15 @@ class Desktop:
         except Exception:       # pyperclip raises its own kinds, and OSError of the programs it starts
             return False
 
-    def open_page(self, url):
+    def paste(self):
+        """The text on the clipboard, '' where there is none."""
+        try:
+            import pyperclip
+            return pyperclip.paste()
+        except Exception:
+            return ''
+
+    def open_page(self, url, browser='default'):
         """Open `url` in the person's browser; its name, or '' where there is none."""
         if sys.platform.startswith('linux') and not any(
                 os.environ.get(name) for name in ('BROWSER', 'DISPLAY', 'WAYLAND_DISPLAY', 'WSL_DISTRO_NAME')):
@@ -532,10 +555,37 @@ class Desktop:
         opening.join(5)         # some browsers return only when they are closed: that is open, too
         return 'browser' if opening.is_alive() or opened == [True] else ''
 
+    def close_page(self):
+        """Take an in-app browser away."""
+
+    def leaving(self, server):
+        """The app may go to the background until the person has signed in at `server`: what brings them back."""
+
+    def returned(self):
+        """The sign-in is over: nothing of `leaving` remains."""
+
+    # -- questions
+
     def ask(self, question):
         """A line of text that a person types; '' at the end of input."""
-        print(question, end=' ', file=sys.stderr, flush=True)
-        return sys.stdin.readline().strip()
+        with self._asking:
+            print(question, end=' ', file=sys.stderr, flush=True)
+            return sys.stdin.readline().strip()
+
+    def choose(self, title, choices):
+        """One of `choices`, as a person picks it by its number. Raises KeyboardInterrupt where none is picked."""
+        print(title, *(f'{number:3}  {choice}' for number, choice in enumerate(choices, 1)), sep='\n', file=sys.stderr)
+        while True:
+            answer = self.ask(f'Number (1 to {len(choices)}):')
+            if answer.isdigit() and 0 < int(answer) <= len(choices):
+                return choices[int(answer) - 1]
+            if answer in ('', 'q'):
+                raise KeyboardInterrupt
+
+    def fill_in(self, title, fields):
+        """{key: text} that a person gives for {key: label}. Raises KeyboardInterrupt where they cancel."""
+        print(title, file=sys.stderr)
+        return {key: self.ask(f'{label}:') for key, label in fields.items()}
 
     def confirm(self, question):
         """Whether a person says yes; asks again until it is yes or no."""
@@ -547,31 +597,229 @@ class Desktop:
     def secret(self, prompt):
         """A password or the like, not shown while it is typed."""
         import getpass
-        try:
-            return getpass.getpass(prompt + ' ')
-        except EOFError:
-            raise KeyboardInterrupt from None
+        with self._asking:
+            try:
+                return getpass.getpass(prompt + ' ')
+            except EOFError:
+                raise KeyboardInterrupt from None
+
+    def kept_secret(self, server):
+        """The password kept in the device's keychain for a server, else None."""
+
+    def keep_secret(self, server, secret):
+        """Keep a password that was right, or with None forget it, where the device has a keychain."""
 
     def typed_lines(self, take):
-        """Hand every line that a person types from now on to `take`, in a thread of its own."""
+        """Hand every line that a person types, and that answers no question, to `take`, from a thread of its own."""
         if self.alone:
             return
 
         def read():
             # Not through sys.stdin: a thread inside it would hold up the interpreter's end.
+            import select
             pending = b''
             while True:
-                data = os.read(0, 4096)
+                if not select.select([sys.stdin.fileno()], [], [], 1.0)[0]:
+                    continue
+                if not self._asking.acquire(blocking=False):
+                    time.sleep(0.1)     # what was typed answers a question
+                    continue
+                try:
+                    data = os.read(sys.stdin.fileno(), 4096)
+                finally:
+                    self._asking.release()
                 if not data:
                     return
                 *lines, pending = (pending + data).split(b'\n')
                 for line in lines:
-                    take(line.decode('utf-8', 'replace').strip())
+                    answer, self._take_answer = self._take_answer or take, None
+                    answer(line.decode('utf-8', 'replace').strip())
         threading.Thread(target=read, daemon=True).start()
 
+    def offer(self, question, accept, decline):
+        """Ask yes or no while lines are being taken; calls one of the two functions, maybe in another thread."""
+        if self.alone:
+            return decline()
+        print(f'{question} (yes/no)?', end=' ', file=sys.stderr, flush=True)
+        self._take_answer = lambda line: accept() if line.lower() in ('yes', 'y') else decline()
 
-def this_device(alone):
-    return Desktop(alone)
+
+    def finished(self, outcome, status):
+        """The script has ended: tell whoever started it, where standard output does not."""
+
+
+class AShell(Device):
+    """a-Shell and a-Shell mini: a terminal on iOS whose commands run as threads of the app."""
+    back = 'come back to a-Shell (on an iPad, Split View keeps both in view)'
+    installs_paramiko = True
+
+    def __init__(self, alone=False):
+        super().__init__(alone)
+        self.home = os.path.join(self.home, 'Documents')        # the only folder that can be written to
+        self.ssh_folder = os.path.join(self.home, '.ssh')
+        self.state_folder = os.path.join(self.home, '.codex-login')
+
+    def user(self):
+        return ''
+
+    def _run(self, *command, text=None):
+        import subprocess
+        try:
+            done = subprocess.run(command, input=text, stdout=subprocess.PIPE, encoding='utf-8', timeout=10)
+            return done.stdout if done.returncode == 0 else None
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    def copy(self, text):
+        return self._run('pbcopy', text=text) is not None
+
+    def paste(self):
+        return self._run('pbpaste') or ''
+
+    def open_page(self, url, browser='default'):
+        # Not webbrowser: a-Shell's own encodes the address once more.
+        return 'Safari' if self._run('open', url) is not None else ''
+
+    def install_paramiko(self):
+        """Install paramiko without what cannot be compiled here; whether that worked."""
+        import importlib
+        done = self._run('pip', 'install', '--no-deps', 'paramiko') is not None
+        importlib.invalidate_caches()
+        return done
+
+
+class Pythonista(Device):
+    """Pythonista: dialogs instead of a terminal, and the app's own modules."""
+    back = 'tap ◀ Pythonista'
+    in_app_browser = True
+    KEYCHAIN = 'codex_login'
+
+    def __init__(self, alone=False):
+        super().__init__(alone)
+        import shortcuts
+        self.alone = alone
+        self._shortcut = shortcuts.is_running_shortcut()
+        self.home = os.path.join(self.home, 'Documents')
+        self.ssh_folder = os.path.join(self.home, '.ssh')
+        self.state_folder = os.path.join(self.home, '.codex-login')
+        self._sheet = self._reminder = None
+
+    def user(self):
+        return ''
+
+    def copy(self, text):
+        import clipboard
+        clipboard.set(text)
+        return True
+
+    def paste(self):
+        import clipboard
+        return clipboard.get()
+
+    def open_page(self, url, browser='default'):
+        if browser == 'in-app':
+            try:
+                self._present(url)
+                return 'in-app'
+            except Exception as error:      # objc_util ends in whatever the bridge raises
+                print(f'The in-app browser did not open ({error}); Safari does.')
+        import webbrowser
+        # Plain https:// would open a tab of the app's own, without the person's passwords.
+        return 'Safari' if webbrowser.open('safari-' + url if url.startswith('https') else url) is not False else ''
+
+    def _present(self, url):
+        from objc_util import ObjCClass, UIApplication, load_framework, nsurl, on_main_thread
+
+        @on_main_thread
+        def present():
+            load_framework('SafariServices')
+            self._sheet = ObjCClass('SFSafariViewController').alloc().initWithURL_(nsurl(url))
+            root = UIApplication.sharedApplication().keyWindow().rootViewController()
+            (root.presentedViewController() or root).presentViewController_animated_completion_(self._sheet, True, None)
+        present()
+
+    def close_page(self):
+        if self._sheet:
+            from objc_util import on_main_thread
+            on_main_thread(self._sheet.dismissViewControllerAnimated_completion_)(True, None)
+            self._sheet = None
+
+    def leaving(self, server):
+        import console
+        import notification
+        console.set_idle_timer_disabled(True)
+        self._reminder = notification.schedule(f'Signed in at {server}? Tap to finish.', 20, '', 'pythonista3://')
+
+    def returned(self):
+        import console
+        import notification
+        console.set_idle_timer_disabled(False)
+        if self._reminder:
+            notification.cancel(self._reminder)
+            self._reminder = None
+        self.close_page()
+
+    def ask(self, question):
+        import console
+        return console.input_alert('codex_login', question).strip()
+
+    def choose(self, title, choices):
+        import dialogs
+        choice = dialogs.list_dialog(title, choices)
+        if choice is None:
+            raise KeyboardInterrupt
+        return choice
+
+    def fill_in(self, title, fields):
+        import dialogs
+        filled = dialogs.form_dialog(title, [
+            {'type': 'text', 'key': key, 'title': label, 'value': '', 'autocorrection': False, 'autocapitalization': 0}
+            for key, label in fields.items()])
+        if filled is None:
+            raise KeyboardInterrupt
+        return {key: text.strip() for key, text in filled.items()}
+
+    def confirm(self, question):
+        import console
+        return console.alert('codex_login', question, 'Yes', 'No', hide_cancel_button=True) == 1
+
+    def secret(self, prompt):
+        import console
+        return console.password_alert('codex_login', prompt)
+
+    def kept_secret(self, server):
+        import keychain
+        return keychain.get_password(self.KEYCHAIN, server)
+
+    def keep_secret(self, server, secret):
+        import keychain
+        if secret is None:
+            keychain.delete_password(self.KEYCHAIN, server)
+        else:
+            keychain.set_password(self.KEYCHAIN, server, secret)
+
+    def typed_lines(self, take):
+        pass                    # there is no terminal; the app's own stop button cancels
+
+    def offer(self, question, accept, decline):
+        accept() if not self.alone and self.confirm(question) else decline()
+
+    def finished(self, outcome, status):
+        import console
+        if self._shortcut:
+            import shortcuts
+            shortcuts.set_output_text(outcome)
+        elif outcome:
+            console.hud_alert(outcome[:60], 'success' if status == 0 else 'error', 2)
+
+
+def this_device(alone=False):
+    """The Device that this process runs on."""
+    if 'Pythonista' in sys.executable:
+        return Pythonista(alone)
+    if os.environ.get('TERM_PROGRAM') == 'a-Shell' or os.environ.get('APPNAME', '').startswith('a-Shell'):
+        return AShell(alone)
+    return Device(alone)
 
 
 class TextReport:
@@ -579,6 +827,7 @@ class TextReport:
 
     def __init__(self, quiet=False):
         self.quiet = quiet
+        self.outcome = ''       # the line that says how it ended
 
     def tell(self, event, **fields):
         say = getattr(self, '_' + event.replace('-', '_'), None)
@@ -620,26 +869,34 @@ class TextReport:
         self.note('Connected again.')
 
     def _signed_in(self, text):
-        self.show(f'Signed in: {text}')
+        self.outcome = f'Signed in: {text}'
+        self.show(self.outcome)
 
     def _error(self, kind, message, hint):
+        self.outcome = message
         print('\n'.join(filter(None, (message, hint))), file=sys.stderr, flush=True)
 
 
 class JsonReport:
     """What happens, for a program: JSON lines on what was stdout, and nothing else there."""
-    quiet = True
 
     def __init__(self):
-        # A browser or clipboard program that prints must not get between the lines.
-        self._stream = os.fdopen(os.dup(1), 'w', encoding='utf-8')
-        os.dup2(2, 1)
+        self._stream = sys.stdout
         self._lock = threading.Lock()
+        self.outcome = ''       # the last event
+        try:
+            descriptor = sys.stdout.fileno()
+        except (AttributeError, OSError):
+            return              # an app's console, which no other program writes to
+        # A browser or clipboard program that prints must not get between the lines.
+        self._stream = os.fdopen(os.dup(descriptor), 'w', encoding='utf-8')
+        os.dup2(2, descriptor)
 
     def tell(self, event, **fields):
         import json
         with self._lock:
-            self._stream.write(json.dumps({'event': event, **fields}) + '\n')
+            self.outcome = json.dumps({'event': event, **fields})
+            self._stream.write(self.outcome + '\n')
             self._stream.flush()
 
     def note(self, text):
@@ -911,6 +1168,7 @@ class Credentials:
 
     def __init__(self, settings, device):
         self._settings, self._device = settings, device
+        self._server = f'{settings.user}@{known_hosts_name(settings.host, settings.port)}'
         self._steps = []        # (method, secret) of each step that the server accepted, in order
         self._tried = []
 
@@ -991,16 +1249,26 @@ class Credentials:
                 break
         return accepted, methods
 
+    def _passwords(self):
+        """The password that the device keeps, then what the person types."""
+        kept = self._device.kept_secret(self._server)
+        if kept is not None:
+            yield kept
+            self._device.keep_secret(self._server, None)
+        while True:
+            yield self._device.secret(f"{self._settings.name}'s password:")
+
     def _offer_password(self, transport, paramiko, methods):
         """The methods that the server still wants after a password that it accepted. Raises Problem('auth')."""
         method = next((name for name in ('password', 'keyboard-interactive') if name in methods), None)
         tries = self.PASSWORD_TRIES if method else 0
         self._tried.append('password') if method else None
-        for _ in range(tries):
-            secret = {} if method != 'password' else self._device.secret(f"{self._settings.name}'s password:")
+        for secret in itertools.islice(self._passwords() if method == 'password' else iter(dict, None), tries):
             accepted, wanted = self._attempt(transport, paramiko, method, secret)
             if accepted:
                 self._steps.append((method, secret))
+                if method == 'password':
+                    self._device.keep_secret(self._server, secret)
                 return wanted
         self._steps = []
         raise self._refused(f'{self._settings.name}: permission denied ({", ".join(methods)}).')
@@ -1468,10 +1736,10 @@ class RemoteLogin:
     START_LIMIT = 30.0
     ANSWER_LIMIT = 15.0
 
-    def __init__(self, link, command, inbox, lifetime, folder=None, mark=None):
+    def __init__(self, link, command, inbox, lifetime):
         import secrets
-        self.command, self.folder = command, folder
-        self.mark = mark or secrets.token_hex(8)
+        self.command, self.folder = command, None
+        self.mark = secrets.token_hex(8)
         self._link, self._inbox, self._lifetime = link, inbox, lifetime
         self._channel = self._transport = None
         self._answers = queue.Queue()
@@ -1507,16 +1775,20 @@ class RemoteLogin:
         self.folder = began.text
         return None
 
-    def attend(self, transport=None):
-        """Go on with the program that runs in `folder`, through a connection that was made anew."""
-        if transport and transport is self._transport:
+    def find(self, folder, mark):
+        """Go on with the program that was started in `folder` with `mark`; whether it is still there."""
+        self.folder, self.mark = folder, mark
+        return self._attend(launcher({'N': mark, 'W': self.command.program, 'd': folder}, FIND_AGAIN, ATTEND)).name != 'gone'
+
+    def attend(self, transport):
+        """Go on with the program through a connection that was made anew."""
+        if transport is self._transport or not self.folder:
             return
 
         def go_on():
             try:
-                if self._attend(launcher({'N': self.mark, 'W': self.command.program, 'd': self.folder},
-                                         FIND_AGAIN, ATTEND)).name == 'gone' and self.exited is None:
-                    self._inbox.put(('gone', ''))
+                if not self.find(self.folder, self.mark) and self.exited is None:
+                    self._inbox.put(('gone', None))
             except Problem as problem:
                 if problem.kind != 'link':      # a link that is lost once more calls again
                     self._inbox.put(('problem', problem))
@@ -1646,12 +1918,14 @@ class RedirectRelay:
         self._lock = threading.Lock()
         self._busy = 0
         self._closed = False
+        self.listening = False
         self.follow = None      # the target that the delivered callback's answer sends the browser to
 
     # -- listening
 
     def listen(self):
         """Listen on both loopback addresses. Raises Problem('listen')."""
+        self.listening = True
         for sock in listen('localhost', self.sign_in.port):
             self._sockets[sock.family] = sock
             threading.Thread(target=self._accept, args=(sock,), daemon=True).start()
@@ -1825,7 +2099,7 @@ class RedirectRelay:
         deadline = time.monotonic() + self.ANSWER_LIMIT
         while self._remote.command.codex and self._remote.exited is None and time.monotonic() < deadline:
             if self._remote.signed_in()[0]:
-                return self._fetch(self._request('/success'))
+                return self._fetch(self._request(SUCCESS_PATH))
             # codex serves one request after the other. So when it answers a later one, and nobody is signed in and it
             # still waits, the callback has not reached it, and never will: its connection is gone.
             try:
@@ -1925,7 +2199,8 @@ def answers(listener):
 class Session(NamedTuple):
     """What is kept of a login under way, to go on with it after this process ended. No secret is in it.
 
-    `arguments` are the options that led to the server; `state` is the SHA-256 of the address's state, in hex.
+    `server` is user@host:port, `arguments` the words of the command line that led there, `state` the SHA-256 of the
+    address's state in hex, `started` seconds since 1970; `port` is None until the address is known.
     """
     server: str
     arguments: list
@@ -1938,62 +2213,82 @@ class Session(NamedTuple):
     state: str
     started: float
 
+    def accepts(self, redirect):
+        """Whether a Redirect can be this login's."""
+        if redirect.port != self.port or redirect.path not in (self.path, SUCCESS_PATH):
+            return False
+        return not self.state or redirect.path != self.path or hash_of(redirect.state) == self.state
+
+
+def read_session(text):
+    """The Session in the text of its file. Raises ValueError for anything else."""
+    import json
+    try:
+        session = Session(**json.loads(text))
+        texts = (session.server, session.folder, session.mark, session.path, session.state,
+                 *session.arguments, *session.command)
+    except TypeError as error:
+        raise ValueError(error) from None
+    if not (all(isinstance(value, str) for value in texts)
+            and isinstance(session.started, (int, float)) and isinstance(session.port, (int, type(None)))
+            and re.fullmatch('[0-9a-f]{16}', session.mark)):
+        raise ValueError('a value is not what it should be')
+    return session
+
 
 class Sessions:
     """The saved Sessions of this device, one file each."""
 
-    def __init__(self, device):
-        self._folder = device.state_folder
+    def __init__(self, device, note):
+        self._folder, self._note = device.state_folder, note
 
-    def _path(self, server):
-        import hashlib
-        return os.path.join(self._folder, 'login-' + hashlib.sha256(server.encode()).hexdigest()[:16] + '.json')
+    def _path(self, server, command):
+        name = hash_of(' '.join((server, *command)))
+        return os.path.join(self._folder, f'login-{name[:16]}.json')
 
     def save(self, session):
         import json
-        path = self._path(session.server)
+        path = self._path(session.server, session.command)
         try:
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
             with open(os.open(path + '.new', os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'w') as file:
                 json.dump(session._asdict(), file)
             os.replace(path + '.new', path)
-        except OSError:
-            pass                # a full disk costs going on after this process was killed, not the login
+        except OSError as error:
+            # Not the end of the login: only that it cannot be gone on with after this process was killed.
+            self._note(f'{path} cannot be written: {error.strerror}.')
+            remove_file(path + '.new')
 
-    def forget(self, server):
-        try:
-            os.remove(self._path(server))
-        except OSError:
-            pass
+    def forget(self, server, command):
+        remove_file(self._path(server, command))
 
-    def all(self, note):
-        """Every Session there is, newest first; a damaged file is reported through `note` and removed."""
+    def find(self, server, command):
+        """The Session of this server and command, else None."""
+        return self._read(self._path(server, command))
+
+    def all(self):
+        """Every Session there is."""
         import glob
-        found = []
-        for path in glob.glob(os.path.join(self._folder, 'login-*.json')):
-            session = self._read(path)
-            if session:
-                found.append(session)
-            else:
-                note(f'The saved login {path} is damaged, and was removed.')
-                os.remove(path)
-        return sorted(found, key=lambda session: -session.started)
+        found = map(self._read, sorted(glob.glob(os.path.join(self._folder, 'login-*.json'))))
+        return [session for session in found if session]
 
-    @staticmethod
-    def _read(path):
-        import json
+    def _read(self, path):
         try:
             with open(path, encoding='utf-8') as file:
-                session = Session(**json.load(file))
-        except (OSError, ValueError, TypeError):
+                return read_session(file.read())
+        except FileNotFoundError:
             return None
-        right = (isinstance(session.server, str) and isinstance(session.started, (int, float))
-                 and isinstance(session.port, (int, type(None)))
-                 and all(isinstance(value, str) for value in (session.folder, session.mark, session.path, session.state))
-                 and all(isinstance(words, list) and all(isinstance(word, str) for word in words)
-                         for words in (session.arguments, session.command))
-                 and re.fullmatch('[0-9a-f]{16}', session.mark))
-        return session if right else None
+        except (OSError, ValueError):
+            self._note(f'The saved login {path} is damaged and was removed.')
+            remove_file(path)
+            return None
+
+
+def remove_file(path):
+    try:
+        os.remove(path)
+    except OSError:
+        pass
 
 
 def hash_of(state):
@@ -2022,61 +2317,102 @@ class Login:
         self._options, self._settings, self._device, self._report = options, settings, device, report
         self._inbox = queue.Queue()
         self._link = Link(settings, device, self._tell)
-        self._sessions = Sessions(device)
+        self._sessions = Sessions(device, report.note)
+        self._server = f'{settings.user}@{settings.host}:{settings.port}'
         self._command = make_command(options.command, options.device_auth)
-        self._remote = RemoteLogin(self._link, self._command, self._inbox, options.timeout)
-        self._relay = None
-        self._scanner = DeviceCodeScanner() if '--device-auth' in self._command.line else None
-        self._sign_in = self._code = None
-        self._held = []         # codex's own lines, shown only when they explain a failure
         self._deadline = time.monotonic() + options.timeout
-        self._follow_at = None
         self._slept = False
+        self._forget_program()
+
+    def _forget_program(self):
+        self._remote = RemoteLogin(self._link, self._command, self._inbox, self._options.timeout)
+        self._scanner = DeviceCodeScanner() if '--device-auth' in self._command.line else None
+        self._relay = self._sign_in = self._code = self._follow_at = None
+        self._started = time.time()
+        self._held = []         # codex's own lines, shown only when they explain a failure
+        self._found_again = False
+        self._brought = None    # a redirect that a person brought, to be delivered as soon as the address is known
 
     def _tell(self, event, **fields):
         if event == 'suspended':
-            self._inbox.put(('woke', ''))
+            self._inbox.put(('woke', None))
         if event == 'link-failed':
             self._inbox.put(('problem', fields['problem']))
-            return
-        self._report.tell(event, **fields)
+        else:
+            self._report.tell(event, **fields)
 
     # -- the story
 
     def run(self, redirect=None):
-        """Sign in; the exit status. `redirect` is one that a person brought. Raises Problem, KeyboardInterrupt."""
+        """Sign in, or finish a sign-in under way with the Redirect that a person brought; the exit status.
+
+        Raises Problem and KeyboardInterrupt.
+        """
+        if not self._options.json:
+            self._device.typed_lines(self._typed)
         try:
             self._link.connect()
-            if not self._begin():
+            if not self._begin(redirect):
                 return 0
             self._link.keep()
-            self._link.subscribe(self._remote.attend)
-            if redirect:
-                self._bring(redirect)
+            self._link.subscribe(self._remote_attend)
             return self._wait()
-        except BaseException:
-            self._give_up()
+        except BaseException as error:
+            if getattr(error, 'kind', '') != 'redirect':    # a wrong one is no reason to end the login that waits
+                self._give_up()
             raise
         finally:
+            self._device.returned()
             if self._relay:
                 self._relay.close()
             self._link.close()
 
-    def _begin(self):
-        """Start the program, or go on with the one of a saved session; whether there is anything to wait for."""
-        present = self._remote.start(again=self._options.again)
-        if present is None:
+    def _remote_attend(self, transport):
+        self._remote.attend(transport)
+
+    def _begin(self, redirect):
+        """Go on with the program of a saved session, or start it; whether there is anything to wait for."""
+        if self._go_on(redirect):
             return True
-        self._report.tell('signed-in', text=harmless(present))
-        if self._device.alone or not self._device.confirm(
-                f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login)'):
-            return False
-        self._remote.start(again=True)
+        if redirect:
+            raise self._gone()
+        present = self._remote.start(again=self._options.again)
+        if present is not None:
+            self._report.tell('signed-in', text=harmless(present))
+            if self._device.alone or not self._device.confirm(
+                    f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login)'):
+                return False
+            self._remote.start(again=True)
+        if self._command.codex:
+            self._save()
         return True
 
+    def _go_on(self, redirect):
+        """Find the program of a saved session again; whether it is there."""
+        session = self._sessions.find(self._server, self._options.command)
+        if not session or session.device_auth != self._options.device_auth:
+            return False
+        if not self._remote.find(session.folder, session.mark):
+            self._forget_session()
+            self._forget_program()
+            return False
+        if self._options.fresh and not redirect:
+            self._remote.end(stop=True)
+            self._forget_session()
+            self._forget_program()
+            return False
+        self._started, self._brought, self._found_again = session.started, redirect, True
+        self._deadline -= max(0, time.time() - session.started)
+        self._report.note(f'Going on with the login that was begun {ago(time.time() - session.started)}.')
+        return True
+
+    def _start_anew(self, _):
+        self._forget_program()
+        self._deadline = time.monotonic() + self._options.timeout
+        self._remote.start(again=True)
+        self._save()
+
     def _wait(self):
-        if not self._options.json:
-            self._device.typed_lines(lambda line: self._inbox.put(('typed', line)))
         while True:
             now = time.monotonic()
             if now >= self._deadline:
@@ -2095,13 +2431,22 @@ class Login:
 
     def _give_up(self):
         """Leave nothing behind at the server, as far as it can be reached in a few seconds."""
-        if self._remote.folder and self._remote.exited is None:
+        if self._remote.folder:
             try:
                 self._link.transport(3.0)
-                self._remote.end(stop=True)
+                if self._remote.end(stop=self._remote.exited is None):
+                    self._forget_session()
             except (Problem, KeyboardInterrupt):
-                pass            # the keeper at the server ends it at its time-out
-        self._sessions.forget(self._settings.name)
+                pass            # the next start finds it again; else the keeper at the server ends it at its time-out
+
+    def _save(self):
+        found, options = self._sign_in, self._options
+        self._sessions.save(Session(
+            self._server, options.connection, options.command, options.device_auth, self._remote.folder, self._remote.mark,
+            found.port if found else None, found.path if found else '', hash_of(found.state) if found else '', self._started))
+
+    def _forget_session(self):
+        self._sessions.forget(self._server, self._options.command)
 
     # -- what the program does
 
@@ -2147,30 +2492,33 @@ class Login:
         check_sign_in(found)
         self._sign_in = found
         self._relay = RedirectRelay(self._link, self._remote, found, self._inbox)
+        if self._brought:
+            redirect, self._brought = self._brought, None
+            return self._bring(redirect)
+        if self._found_again and self._command.codex and self._remote.signed_in()[0]:
+            return self._relay.deliver_target(SUCCESS_PATH) and None    # all that was lost is the browser's last request
         self._relay.check()
         self._relay.listen()
         self._report.tell('listening', mode='redirect', bind='localhost', port=found.port)
         self._save()
         self._report.tell('sign-in', url=found.url, port=found.port)
-        self._show_page(found.url, 'The address is copied.' if self._device.copy(found.url) else '')
+        copied = self._device.copy(found.url)
+        self._show_page(found.url, 'The address is copied.' if copied else '')
+        return None
 
     def _show_page(self, url, copied=''):
         if self._options.qr:
             self._report.show(qr_code(url))
             if self._sign_in:
-                self._report.show('Scan it only to read it: the redirect comes back to this device alone.')
-        opened = self._options.browser != 'none' and self._device.open_page(url)
+                self._report.show('This code is for reading only: the redirect comes back to this device alone.')
+        if self._options.browser != 'none':
+            self._device.leaving(self._settings.alias)
+        opened = self._options.browser != 'none' and self._device.open_page(url, self._options.browser)
         if opened:
             self._report.tell('opened', browser=opened)
             self._report.note(f'{copied} Your browser opens it. After signing in, {self._device.back}.'.strip())
         else:
             self._report.note(f'{copied} Open it in the browser of this device, then {self._device.back}.'.strip())
-
-    def _save(self):
-        found, options = self._sign_in, self._options
-        self._sessions.save(Session(
-            self._settings.name, options.connection, list(options.command), options.device_auth, self._remote.folder,
-            self._remote.mark, found and found.port, found.path if found else '', hash_of(found and found.state), time.time()))
 
     def _on_exit(self, text):
         status = int(text)
@@ -2205,20 +2553,32 @@ class Login:
 
     def _finish(self):
         self._remote.end()
-        self._sessions.forget(self._settings.name)
+        self._forget_session()
 
     def _on_gone(self, _):
-        self._sessions.forget(self._settings.name)
+        self._forget_session()
         self._remote.folder = None
-        raise Problem('gone', f'The login at {self._settings.alias} is no longer there; the server may have been restarted.',
-                      'Start again.')
+        if self._relay:
+            self._relay.close(linger=0)
+        problem = self._gone()
+        if self._options.json:
+            raise problem
+        self._report.note(problem.message)
+        self._device.offer('Start a new one', accept=lambda: self._inbox.put(('start', None)),
+                           decline=lambda: self._inbox.put(('problem', problem)))
+
+    def _gone(self):
+        return Problem('gone', f'The login at {self._settings.alias} is no longer there. The server may have been restarted.',
+                       'Start again.')
+
+    _on_start = _start_anew
 
     # -- what happens here
 
     def _on_callback(self, delivered):
         self._report.tell('callback', delivered=delivered)
         if self._relay.follow:
-            self._follow_at = time.monotonic() + self.FOLLOW_AFTER
+            self._follow_at = time.monotonic() + (self.FOLLOW_AFTER if self._relay.listening else 0)
 
     def _on_woke(self, _):
         self._slept = True
@@ -2231,10 +2591,14 @@ class Login:
     def _on_note(self, text):
         self._report.note(text)
 
-    def _on_typed(self, line):
-        """A person typed something while the login waits: the address of a failed page, or q to give up."""
+    def _typed(self, line):
         if line.lower() in ('q', 'quit'):
-            raise KeyboardInterrupt
+            import _thread
+            _thread.interrupt_main()        # wherever it is; the line below wakes it up where it waits
+        self._inbox.put(('typed', line))
+
+    def _on_typed(self, line):
+        """A person typed something while the login waits: the address of a failed page."""
         if line:
             try:
                 self._bring(parse_redirect(line))
@@ -2242,12 +2606,22 @@ class Login:
                 self._report.note(f'{problem.message} {problem.hint}')
 
     def _bring(self, redirect):
-        """Deliver a redirect that a person brought. Raises Problem('redirect') for one of another login."""
+        """Deliver a redirect that a person brought. Raises Problem('redirect') for what is not this login's."""
         found = self._sign_in
-        if not found or redirect.port != found.port or found.state and redirect.state not in (None, found.state):
+        if not found or redirect.port != found.port \
+                or redirect.path == found.path and found.state and redirect.state != found.state \
+                or redirect.path not in (found.path, SUCCESS_PATH):
             raise Problem('redirect', 'That redirect does not belong to the login that waits.',
-                          'Copy the address of the page that opened last.')
+                          'Copy the address of the page that was opened last.')
+        # codex takes a bare /success for a sign-in, with nobody signed in: only its own status shows that one came first.
+        if redirect.path != found.path and not self._remote.signed_in()[0]:
+            raise Problem('redirect', 'That is the last page of a sign-in whose redirect never arrived.',
+                          'Go back one page in the browser and copy its address, or start again.')
         self._relay.deliver_target(redirect.target)
+
+
+def ago(seconds):
+    return f'{seconds / 60:.0f} min ago' if seconds >= 90 else f'{seconds:.0f} s ago'
 
 
 def qr_code(text):
@@ -2284,8 +2658,11 @@ def make_parser():
     add('-v', dest='verbose', action='store_true', help="show the program's lines and the log of the connection")
     add('-q', dest='quiet', action='store_true', help='no lines about progress')
     add('--device-auth', action='store_true', help='sign in with a one-time code instead of a redirect')
+    add('--finish', nargs='?', const='', metavar='ADDRESS',
+        help='deliver a redirect that the browser could not, from the clipboard where none is given')
+    add('--fresh', action='store_true', help='end a login under way instead of going on with it')
     add('--again', action='store_true', help='sign in anew where codex is signed in already')
-    add('--browser', choices=('default', 'none'), default='default', help='where the sign-in page is opened')
+    add('--browser', choices=('default', 'in-app', 'none'), default='default', help='where the sign-in page is opened')
     add('--qr', action='store_true', help='show the address as a QR code, too')
     add('--json', action='store_true', help='events as JSON lines on standard output')
     add('--timeout', metavar='SECONDS', default='900', help='give up after so long (default %(default)s)')
@@ -2308,10 +2685,11 @@ def read_arguments(words):
     if options.user is not None:
         overrides.insert(0, ('user', options.user))
     options.overrides = overrides
-    if options.destination is None:
+    if options.destination is None and options.finish is None:
         raise usage_problem('No server is named.', 'Write codex_login.py [user@]host; --help shows more.')
-    parse_destination(options.destination)
-    options.connection = connection_words(options)
+    if options.destination:
+        parse_destination(options.destination)
+        options.connection = connection_words(options)
     options.retried = False
     return options
 
@@ -2343,18 +2721,40 @@ def cancel_on_signals():
             pass            # not the main thread, as in a-Shell; or no such signal
 
 
+def sign_in(options, device, report, redirect=None):
+    """Run the login that `options` ask for; the exit status. Raises Problem."""
+    settings = find_settings(parse_destination(options.destination), device, options.overrides, options.config)
+    return Login(options, settings, device, report).run(redirect)
+
+
+def finish(options, device, report):
+    """Deliver the redirect that a person brought to the login it belongs to; the exit status. Raises Problem."""
+    redirect = parse_redirect(options.finish or device.paste())
+    waiting = Sessions(device, report.note).all()
+    session = next((session for session in waiting if session.accepts(redirect)), None)
+    if session is None:
+        raise Problem('redirect', 'That redirect belongs to no login that waits.' if waiting else 'No login is waiting.',
+                      'Start the login again, and finish it with the page that it opens.')
+    words = (['--device-auth'] if session.device_auth else []) + session.arguments + session.command
+    again = read_arguments(words)
+    again.json, again.verbose, again.quiet = options.json, options.verbose, options.quiet
+    return sign_in(again, device, report, redirect)
+
+
 def main(words=None):
     """Run with `words` as arguments; the exit status."""
     words = sys.argv[1:] if words is None else words
+    device = this_device(alone='--json' in words)
     report = JsonReport() if '--json' in words else TextReport(quiet='-q' in words)
     try:
         options = read_arguments(words)
         if options.verbose:
             log_to_stderr()
         cancel_on_signals()
-        device = this_device(options.json)
-        settings = find_settings(parse_destination(options.destination), device, options.overrides, options.config)
-        status = Login(options, settings, device, report).run()
+        if options.finish is None:
+            status = sign_in(options, device, report)
+        else:
+            status = finish(options, device, report)
     except Problem as problem:
         report.tell('error', kind=problem.kind, message=problem.message, hint=problem.hint)
         status = problem.status
@@ -2364,6 +2764,7 @@ def main(words=None):
     except SystemExit as leaving:       # argparse's --help and --version
         return leaving.code or 0
     report.tell('done', status=status)
+    device.finished(report.outcome, status)
     return status
 
 
