@@ -59,7 +59,7 @@ LOOPBACK_NAMES = ('localhost', '127.0.0.1', '::1')
 # Terminal control sequences (ECMA-48: CSI, OSC and the like, two-character escapes).
 ESCAPES = re.compile(r'\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~]?)')
 # C0 and C1 controls, and the characters that reorder or hide text.
-UNSEEN = re.compile('[\x00-\x08\x0a-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]')
+UNSEEN = re.compile('[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]')
 
 
 def harmless(text):
@@ -107,10 +107,10 @@ CONFIG_KEYS = {key.lower(): key for key in (
 
 def parse_option(text):
     """`KEY=VALUE` or `KEY VALUE` of -o, as (lower-case key, value). Raises Problem('usage')."""
-    match = re.fullmatch(r'\s*(\w+)\s*(?:=|\s)\s*(.*?)\s*', text)
+    match = re.fullmatch(r'\s*(\w+)\s*(?:=|\s)\s*"?([^"\s](?:[^"]*[^"\s])?)"?\s*', text)
     if not match:
         raise usage_problem(f'-o {harmless(text)!r} has no value', 'Write -o KEY=VALUE.')
-    key, value = match[1].lower(), match[2].strip('"')
+    key, value = match[1].lower(), match[2]
     if key not in CONFIG_KEYS:
         raise usage_problem(f'-o {harmless(match[1])} is not an option of this script',
                             'It knows: ' + ', '.join(sorted(CONFIG_KEYS.values())))
@@ -139,7 +139,8 @@ class Settings(NamedTuple):
         return f'{self.user}@{self.alias}'
 
 
-DEFAULT_IDENTITIES = ('id_ed25519', 'id_ecdsa', 'id_rsa')
+OWN_IDENTITY = 'id_codex_login'         # what --new-key makes
+DEFAULT_IDENTITIES = (OWN_IDENTITY, 'id_ed25519', 'id_ecdsa', 'id_rsa')
 
 
 def make_settings(destination, options, home, ssh_folder, local_user):
@@ -157,10 +158,17 @@ def make_settings(destination, options, home, ssh_folder, local_user):
         return meanings[value]
 
     def number(key, default):
-        value = options.get(key, default)
-        if not re.fullmatch('[0-9]{1,6}', str(value)):
+        value = str(options.get(key, default))
+        if not re.fullmatch('[0-9]{1,6}', value):
             raise bad(key, 'a number')
         return int(value)
+
+    def seconds(key, default):
+        value = str(options.get(key, default)).lower()
+        if not re.fullmatch('([0-9]{1,6}[smhdw]?)+', value):
+            raise bad(key, 'a time')
+        units = {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400, 'w': 604800}
+        return sum(int(count) * units[unit] for count, unit in re.findall('([0-9]+)([smhdw]?)', value))
 
     def bad(key, wanted):
         return Problem('config', f'{CONFIG_KEYS[key]} is {harmless(str(options[key]))!r}, not {wanted}',
@@ -175,7 +183,9 @@ def make_settings(destination, options, home, ssh_folder, local_user):
     if not user:
         raise usage_problem(f'As whom at {destination.host}?', f'Write user@{destination.host}.')
     named = options.get('identityfile', ())
-    port = destination.port or parse_port(str(options.get('port', 22)), 'Port')
+    port = destination.port or number('port', 22)
+    if not 0 < port < 65536:
+        raise bad('port', 'a number from 1 to 65535')
     no_yes = {'no': False, 'yes': True, 'false': False, 'true': True}
     return Settings(
         alias=destination.host, host=host, port=port, user=user,
@@ -187,8 +197,8 @@ def make_settings(destination, options, home, ssh_folder, local_user):
         strict=choice('stricthostkeychecking', 'ask', **{
             'yes': 'yes', 'true': 'yes', 'no': 'accept-new', 'false': 'accept-new', 'off': 'accept-new',
             'accept-new': 'accept-new', 'ask': 'ask'}),
-        batch=choice('batchmode', 'no', **no_yes), connect_timeout=number('connecttimeout', 15) or 15,
-        alive_interval=number('serveraliveinterval', 15), alive_count=number('serveralivecountmax', 2) or 1)
+        batch=choice('batchmode', 'no', **no_yes), connect_timeout=seconds('connecttimeout', 15) or 15,
+        alive_interval=seconds('serveraliveinterval', 15), alive_count=number('serveralivecountmax', 2) or 1)
 
 
 class KnownKey(NamedTuple):
@@ -236,6 +246,214 @@ def names_match(patterns, name):
     return matched
 
 
+# -- Pairing, and the text of a configuration --------------------------------------------------------------------------
+
+# Pairing link: codex-login:1/NAME/USER/HOST/PORT/KEY[/KEY…]
+#
+# A link is data from a stranger until a person has said yes. It has places and no parameters, so that none
+# can be missing, doubled, unknown or an option; a change of meaning is a new version number. Its characters
+# are those that neither URLs nor shells give a meaning to, so that no carrier needs to quote it.
+# KEY is the SHA-256 of a public host key, in base64url without padding.
+
+_LINK_LIMIT = 1000  # of a link in its carrier; the largest code that 80 columns hold carries 425
+_LINK_KEYS = 6
+_LINK_CHARACTERS = re.compile(r'[A-Za-z0-9:/._@-]+')
+_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_-]{0,31}')  # without dots: an alias can't pass for a domain name
+_USER = re.compile(r'[A-Za-z0-9_][A-Za-z0-9._@-]{0,63}')
+_HOST_LABEL = re.compile(r'[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?')
+_NUMERIC_LABEL = re.compile(r'[0-9]+|0[xX][0-9A-Fa-f]*')
+_PORT = re.compile(r'[1-9][0-9]{0,4}')
+_KEY = re.compile(r'[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]')  # 256 bits, then two zero bits
+
+
+class Pairing(NamedTuple):
+    """A server to be added: its alias here, where it is, and what its host key must be."""
+
+    name: str
+    host: str
+    port: int
+    user: str
+    fingerprints: tuple  # as OpenSSH writes them: SHA256:…
+
+
+def parse_pairing_link(text):
+    """The Pairing of a link: the bare link, or the URL that carries it to Pythonista or a-Shell."""
+    link = _link_in_carrier(text.strip(' \t\r\n'))
+    if not _LINK_CHARACTERS.fullmatch(link):
+        raise _bad_link('it has characters that no pairing link has',
+                        'A line break may have got in: copy it again, or scan the code.')
+    version, *fields = link.split('/')
+    if version != 'codex-login:1':
+        raise _bad_link('its version is not known here', 'Use the newest codex_login.py and pair_phone.py.')
+    if not 5 <= len(fields) <= 4 + _LINK_KEYS:
+        raise _bad_link('it is cut short, or too long')
+    name, user, host, port, *keys = fields
+    if not _PORT.fullmatch(port):
+        raise _bad_link('its port is not a number from 1 to 65535')
+    if not all(map(_KEY.fullmatch, keys)) or len(set(keys)) < len(keys):
+        raise _bad_link('its host key fingerprints are damaged')
+    fingerprints = tuple('SHA256:' + key.replace('-', '+').replace('_', '/') for key in keys)
+    return checked_pairing(Pairing(name, host, int(port), user, fingerprints))
+
+
+def checked_pairing(pairing):
+    """The Pairing with its host in one spelling; raises Problem unless it is safe to show and to write."""
+    if not _NAME.fullmatch(pairing.name):
+        raise Problem('pairing', 'The name of the server cannot be used.',
+                      'Up to 32 of A-Z a-z 0-9 _ -, beginning with a letter or digit.')
+    if not _USER.fullmatch(pairing.user):
+        raise Problem('pairing', 'The user name cannot be used.',
+                      'Up to 64 of A-Z a-z 0-9 . _ @ -, beginning with a letter, digit or _.')
+    if not 1 <= pairing.port <= 65535:
+        raise Problem('pairing', 'The port cannot be used.', 'A number from 1 to 65535.')
+    return pairing._replace(host=_canonical_host(pairing.host))
+
+
+def pairing_summary(pairing, width=40):
+    """What adding the Pairing would add, for a narrow screen."""
+    lines = []
+    for label, value in (('Name', pairing.name), ('Address', pairing.host), ('Port', str(pairing.port)),
+                         ('User', pairing.user)):
+        lines += _folded(f'{label:9}', value, width)
+    if pairing.fingerprints:
+        lines.append('Host key, one of')
+        for fingerprint in pairing.fingerprints:
+            lines += _folded('  ', fingerprint, width)
+    return '\n'.join(lines)
+
+
+def _link_in_carrier(text):
+    from urllib.parse import unquote
+    if len(text) > _LINK_LIMIT:
+        raise _bad_link('it is too long')
+    if text.startswith('codex-login:'):
+        return text
+    scheme, _, rest = text.partition(':')
+    if scheme in ('pythonista3', 'pythonista'):
+        parameters = [parameter.partition('=') for parameter in rest.partition('?')[2].split('&')]
+        arguments = [unquote(value) for key, _, value in parameters if key == 'argv']
+    elif scheme in ('ashell', 'ashellmini'):
+        arguments = unquote(rest).split(' ')[1:]
+    else:
+        arguments = []
+    if len(arguments) != 2 or arguments[0] != '--add' or not arguments[1].startswith('codex-login:'):
+        raise Problem('usage', 'This is not a pairing link.',
+                      'One begins with codex-login:1/ and is made by pair_phone.py at the server.', 2)
+    return arguments[1]
+
+
+def _bad_link(reason, hint='Make a new one with pair_phone.py at the server.'):
+    return Problem('pairing', f'The pairing link cannot be used: {reason}.', hint)
+
+
+def _canonical_host(host):
+    import ipaddress
+    labels = host.split('.')
+    try:
+        # Whatever ends in a number is an address, and is one in the usual spelling only: resolvers also
+        # take 127.1, 0x7f000001 and 2130706433, which nobody recognises.
+        if ':' in host or _NUMERIC_LABEL.fullmatch(labels[-1]):
+            address = ipaddress.ip_address(host)
+            if '%' not in host and not address.is_unspecified and not address.is_multicast:
+                return str(address)
+        elif len(host) <= 253 and all(map(_HOST_LABEL.fullmatch, labels)):
+            return host.lower()
+    except ValueError:
+        pass
+    raise Problem('pairing', 'The address of the server cannot be used.',
+                  'A host name (xn-- form where it is international) or an IP address without a zone.')
+
+
+def _folded(label, value, width):
+    room = width - len(label)
+    pieces = [value[start:start + room] for start in range(0, len(value), room)]
+    return [label + pieces[0]] + [' ' * len(label) + piece for piece in pieces[1:]]
+
+
+# The text of an ssh_config, for those who change it: not one character of other entries may change. The first
+# value wins there, and lines above the first Host or Match are for every host. So a new entry goes to the
+# very top, where nothing overrides it; where lines for every host stood at the top, a "Host *" after the new
+# entry keeps them so.
+
+_CONFIG_HEADER = re.compile(r'[ \t]*(host|match)(?:[ \t]*=[ \t]*|[ \t]+)(.*)', re.I | re.S)
+_CONFIG_WORD = re.compile(r'"([^"\r\n]*)"|([^ \t\r\n"]+)')
+
+
+def host_entries(text):
+    """The names that an ssh_config text has Host entries for, in its order, without patterns."""
+    names = (pattern for line in _config_lines(text) for pattern in _host_patterns(line))
+    return list(dict.fromkeys(name for name in names if not re.search(r'[*?!]|^-|^$', name)))
+
+
+def config_has_host(text, name):
+    """Whether an ssh_config text has a Host entry for this very name."""
+    return name in host_entries(text)
+
+
+def config_with_host(text, pairing, extra_lines=()):
+    """An ssh_config text with one entry for the Pairing in front, in place of entries for its name alone.
+
+    An entry that its name shares with others stays, and gives what the new one leaves open."""
+    pairing = checked_pairing(pairing)
+    if not all(line.isprintable() for line in extra_lines):
+        raise ValueError('an extra line is not one line')
+    newline = '\r\n' if '\r\n' in text else '\n'
+    rest = _config_without(_config_lines(text), pairing.name)
+    entry = [f'Host {pairing.name}']
+    for line in (f'HostName {pairing.host}', f'Port {pairing.port}', f'User {pairing.user}', *extra_lines):
+        entry.append('    ' + line)
+    if rest:
+        entry.append('')
+    if _begins_for_every_host(rest):
+        entry.append('Host *')
+    return ''.join(line + newline for line in entry) + ''.join(rest)
+
+
+def _config_lines(text):
+    return re.findall(r'[^\n]*\n|[^\n]+', text)  # splitlines() also splits where ssh does not
+
+
+def _host_patterns(line):
+    header = _CONFIG_HEADER.fullmatch(line)
+    patterns = []
+    if header and header[1].lower() == 'host':
+        for word in _CONFIG_WORD.finditer(header[2]):
+            if word[0].startswith('#'):
+                break
+            patterns.append(word[1] or word[2] or '')
+    return patterns
+
+
+def _config_without(lines, name):
+    """The lines without the entries for this name alone, each with one blank line that follows it."""
+    kept, position = [], 0
+    while position < len(lines):
+        if _host_patterns(lines[position]) != [name]:
+            kept.append(lines[position])
+            position += 1
+            continue
+        end = position = position + 1
+        while position < len(lines) and not _CONFIG_HEADER.fullmatch(lines[position]):
+            position += 1
+            if _is_setting(lines[position - 1]):
+                end = position  # comments after the last setting are the next entry's
+        position = end + (end < len(lines) and not lines[end].strip())
+    return kept
+
+
+def _begins_for_every_host(lines):
+    for line in lines:
+        if _CONFIG_HEADER.fullmatch(line):
+            return False
+        if _is_setting(line):
+            return True
+    return False
+
+
+def _is_setting(line):
+    return bool(line.strip()) and not line.lstrip().startswith('#')
+
+
 # -- What the remote program prints ------------------------------------------------------------------------------------
 
 class Record(NamedTuple):
@@ -264,7 +482,7 @@ class Transcript:
         found = []
         while True:
             end = self._buffer.find(b'\n', self._searched)
-            if end < 0 and len(self._buffer) < self.LONGEST:
+            if end < 0 and len(self._buffer) <= self.LONGEST:
                 self._searched = len(self._buffer)
                 return found
             end = end if 0 <= end <= self.LONGEST else self.LONGEST
@@ -300,6 +518,7 @@ class SignIn(NamedTuple):
 
 
 URLS = re.compile(r'https?://[!#-;=?-Z\]^_a-z|~[]+')
+AFTER_ADDRESS = '.,;:!?)]}|\''       # what a sentence puts behind an address
 # A line with these says where a program listens, not where a person shall go.
 LISTENING_WORDS = re.compile(r'\b(start|listen|serv|wait|callback|redirect|running)', re.I)
 
@@ -338,13 +557,10 @@ def read_sign_in(url):
 
 
 def find_sign_in(line):
-    """The SignIn in a line that a program printed, else None.
-
-    Raises Problem('address') for an address that asks for a sign-in but would send the answer elsewhere.
-    """
+    """The SignIn in a line that a program printed, else None."""
     line = harmless(line)
     for url in URLS.findall(line):
-        url = url.rstrip('.,;:!?)]}|')
+        url = url.rstrip(AFTER_ADDRESS)
         found = read_sign_in(url)
         if found and not (found.served and LISTENING_WORDS.search(line.replace(url, ''))):
             return found
@@ -361,9 +577,13 @@ def check_sign_in(found):
 def leaving_redirect(line):
     """The redirect of a sign-in address in `line` that is not on loopback, else None (RFC 8252, section 7.3)."""
     for url in URLS.findall(harmless(line)):
-        redirect = dict(parse_qsl(urlsplit(url).query)).get('redirect_uri')
-        if redirect and loopback_port(redirect) is None:
-            return redirect
+        try:
+            parameters = parse_qsl(urlsplit(url).query)
+        except ValueError:
+            continue
+        for name, value in parameters:
+            if name == 'redirect_uri' and loopback_port(value) is None:
+                return value
     return None
 
 
@@ -382,7 +602,7 @@ class DeviceCodeScanner:
     def feed(self, line):
         line = harmless(line)
         for url in URLS.findall(line):
-            self._url = url.rstrip('.,;:!?)') if url.startswith('https://') else self._url
+            self._url = url.rstrip(AFTER_ADDRESS) if url.startswith('https://') else self._url
         code = re.search(r'(?<![\w-])([A-Z0-9]{4,8}-[A-Z0-9]{4,8})(?![\w-])', line)
         return DeviceCode(self._url, code[1]) if code and self._url else None
 
@@ -468,7 +688,10 @@ def parse_answer(data, ended):
     headers = {name.strip().lower(): value.strip() for name, _, value in
                (line.partition(':') for line in head.decode('latin-1').split('\r\n')[1:])}
     length = headers.get('content-length', '')
-    if not (ended or length.isdigit() and len(body) >= int(length)):
+    missing = int(length) - len(body) if length.isdigit() else not ended
+    if missing > 0:
+        if ended:
+            raise ValueError('the answer broke off')
         return None
     return Answer(int(match[1]), headers.get('location', ''), data)
 
@@ -504,6 +727,7 @@ class Device:
     `alone` says that there is nobody to ask. `back` ends the sentence "after signing in, …".
     """
     back = 'come back here'
+    shows_output = True         # next to its questions
     in_app_browser = False
     installs_paramiko = False
 
@@ -691,6 +915,7 @@ class AShell(Device):
 class Pythonista(Device):
     """Pythonista: dialogs instead of a terminal, and the app's own modules."""
     back = 'tap ◀ Pythonista'
+    shows_output = False
     in_app_browser = True
     KEYCHAIN = 'codex_login'
 
@@ -1031,6 +1256,9 @@ def find_settings(destination, device, overrides=(), config_file=None):
                 + 'Host *\n' + read_config('/etc/ssh/ssh_config', '/etc/ssh'))
     options = dict(ssh_config(text).lookup(destination.host)) if text.strip() != 'Host *' else {}
     options.pop('hostname', None) if options.get('hostname') == destination.host else None
+    named = dict(reversed(overrides))
+    destination = destination._replace(user=named.get('user', destination.user), port=(
+        parse_port(named['port'], 'The port') if 'port' in named else destination.port))
     files = [value for key, value in overrides if key == 'identityfile']
     for key, value in reversed(overrides):
         options[key] = files + options.get('identityfile', []) if key == 'identityfile' else value
@@ -1093,6 +1321,59 @@ class Dialling:
         return result
 
 
+def write_private(path, text):
+    """Put `text` into the file `path`, whole or not at all, readable by nobody else. Raises OSError."""
+    path = os.path.realpath(path)           # a configuration that is a link elsewhere stays one
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    try:
+        with open(os.open(path + '.new', os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'w', encoding='utf-8',
+                  newline='') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + '.new', path)
+    except OSError:
+        remove_file(path + '.new')
+        raise
+
+
+def remove_file(path):
+    try:
+        os.remove(path)
+    except OSError:
+        pass
+
+
+class Pins:
+    """The fingerprints that pairing links gave for servers not yet connected to, by their names in known_hosts."""
+
+    def __init__(self, device):
+        self._path = os.path.join(device.state_folder, 'pins.json')
+
+    def _all(self):
+        import json
+        try:
+            with open(self._path, encoding='utf-8') as file:
+                return dict(json.load(file))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError):
+            raise Problem('host-key', f'{self._path} is damaged: it says which host keys to expect.',
+                          'Remove it, and add the server again with its pairing link.') from None
+
+    def of(self, name):
+        """The fingerprints that the server's key must be one of; None where no link spoke of it."""
+        return self._all().get(name)
+
+    def set(self, name, fingerprints):
+        import json
+        pins = self._all()
+        pins[name] = list(fingerprints)
+        if not fingerprints:
+            del pins[name]
+        write_private(self._path, json.dumps(pins))
+
+
 class HostKeys:
     """The known_hosts files of one server, consulted and added to as ssh does (sshd(8), ssh_config(5))."""
     GLOBAL_FILE = '/etc/ssh/ssh_known_hosts'
@@ -1134,6 +1415,14 @@ class HostKeys:
 
     def _ask(self, kind, blob, text):
         print_of_key = f'{kind} {fingerprint(blob)}'
+        pins = Pins(self._device)
+        pinned = pins.of(self._name)
+        if pinned is not None:
+            if fingerprint(blob) not in pinned:
+                raise Problem('host-key', f'The host key of {self._name} is not the one of its pairing link: {print_of_key}. '
+                              'Somebody may be in between.', 'Ask whoever runs the server, or pair again at the server.')
+            self._add(kind, text)
+            return pins.set(self._name, ())
         if self._settings.strict == 'accept-new':
             return self._add(kind, text)
         if self._settings.strict == 'yes' or self._settings.batch or self._device.alone:
@@ -1663,6 +1952,7 @@ KEEPER = r'''d=${0%/*}
 sleep "$2"
 printf '\n@MARK exit 124\n' >>"$d/log"
 kill -s TERM -- "-$1"; sleep 2; kill -s KILL -- "-$1"
+kill $(cat "$d/attendant")
 rm -rf "$d"'''
 
 SHIM = r'''#!/bin/sh
@@ -1673,6 +1963,7 @@ done'''
 FIND_AGAIN = r'''
 if ! [ -s "$d/groups" ]; then say gone; exit 0; fi
 read -r g k <"$d/groups"
+kill $(cat "$d/attendant") 2>/dev/null      # one whose connection is lost does not notice it
 say started "$d"
 '''
 
@@ -1685,6 +1976,7 @@ stop() {
   kill -s KILL -- "-$g"
 }
 tail -c +1 -f "$d/log" & t=$!
+echo "$$ $t" >"$d/attendant"
 while read -r word; do
   case $word in
     status) s=$("$W" login status 2>&1 </dev/null); r=$?; say status "$r $(printf '%s' "$s" | tail -n 1)";;
@@ -1717,12 +2009,11 @@ class Command(NamedTuple):
 
 def make_command(words, device_auth=False):
     """The Command for the words of a command line; `codex login` where there are none."""
-    if not words or re.fullmatch(r'(\S*/)?codex login( --device-auth)?', ' '.join(words)):
-        words = list(words) or ['codex', 'login']
-        if device_auth and '--device-auth' not in words:
-            words.append('--device-auth')
-        return Command(' '.join([sh_quote(words[0]), *words[1:]]), words[0], True)
-    line = ' '.join(words)
+    line = ' '.join(words) or 'codex login'
+    if re.fullmatch(r'([\w./+-]*/)?codex login( --device-auth)?', line):
+        if device_auth and not line.endswith('--device-auth'):
+            line += ' --device-auth'
+        return Command(line, line.split()[0], True)
     program = re.match(r'\s*([\w./+-]+)(?=\s|$)', line)
     return Command(f'"$SHELL" -c {sh_quote(line)}', program[1] if program else 'sh', False)
 
@@ -2250,14 +2541,10 @@ class Sessions:
         import json
         path = self._path(session.server, session.command)
         try:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            with open(os.open(path + '.new', os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'w') as file:
-                json.dump(session._asdict(), file)
-            os.replace(path + '.new', path)
+            write_private(path, json.dumps(session._asdict()))
         except OSError as error:
             # Not the end of the login: only that it cannot be gone on with after this process was killed.
             self._note(f'{path} cannot be written: {error.strerror}.')
-            remove_file(path + '.new')
 
     def forget(self, server, command):
         remove_file(self._path(server, command))
@@ -2282,13 +2569,6 @@ class Sessions:
             self._note(f'The saved login {path} is damaged and was removed.')
             remove_file(path)
             return None
-
-
-def remove_file(path):
-    try:
-        os.remove(path)
-    except OSError:
-        pass
 
 
 def hash_of(state):
@@ -2454,13 +2734,11 @@ class Login:
         if self._scanner:
             self._look_for_code(line)
         elif self._sign_in is None:
+            self._refuse_leaving(line)
             found = find_sign_in(line)
             if found:
                 self._open(found)
                 return
-            if self._command.codex and leaving_redirect(line):
-                raise Problem('address', f'The sign-in address sends its answer to {harmless(leaving_redirect(line))[:80]}, '
-                              'not back to this device; it was not opened.', 'Do not open it. Ask who runs the server.')
         elif self._sign_in.url in harmless(line):
             return
         if self._command.codex and not self._options.verbose:
@@ -2473,11 +2751,18 @@ class Login:
     def _on_browser(self, url):
         if self._sign_in or self._scanner:
             return
+        self._refuse_leaving(url)
         found = read_sign_in(url)
         if found:
             self._open(found)
         elif URLS.fullmatch(url) and url.startswith('https://'):
             self._show_page(url)
+
+    def _refuse_leaving(self, line):
+        elsewhere = self._command.codex and leaving_redirect(line)
+        if elsewhere:
+            raise Problem('address', f'The sign-in address sends its answer to {harmless(elsewhere)[:80]}, '
+                          'not back to this device; it was not opened.', 'Ask who runs the server.')
 
     def _look_for_code(self, line):
         found = self._scanner.feed(line)
@@ -2635,7 +2920,155 @@ def qr_code(text):
     return drawn.getvalue().rstrip('\n')
 
 
-# == 10. Command line ==================================================================================================
+# == 10. Setting up ====================================================================================================
+# Servers and keys of this device: what is written into its ssh folder, and only after a person said yes.
+
+def config_path(device):
+    return os.path.join(device.ssh_folder, 'config')
+
+
+def add_server(pairing, device):
+    """Write a server into the ssh configuration, in place of an entry of that name only."""
+    path = config_path(device)
+    try:
+        text = ''
+        if os.path.exists(path):
+            with open(path, encoding='utf-8', newline='') as file:
+                text = file.read()
+        if pairing.fingerprints:
+            Pins(device).set(known_hosts_name(pairing.host, pairing.port), pairing.fingerprints)
+        write_private(path, config_with_host(text, pairing))
+    except (OSError, UnicodeDecodeError) as error:
+        raise Problem('config', f'{path} cannot be changed: {getattr(error, "strerror", error)}.',
+                      'Check the file and its permissions.') from None
+
+
+def add_by_link(link, device, report):
+    """Add the server of a pairing link after a person's yes; its name. Raises Problem."""
+    pairing = parse_pairing_link(link)
+    known = host_entries(read_config(config_path(device), device.ssh_folder))
+    report.show('This link adds a server:\n' + pairing_summary(pairing))
+    if device.alone:
+        raise Problem('pairing', 'A pairing link needs a person to say yes.', 'Run it at a terminal, or in the app.')
+    question = f'Replace the server {pairing.name} that is there already' if pairing.name in known else 'Add it'
+    if not device.confirm(question if device.shows_output else f'{pairing_summary(pairing)}\n\n{question}'):
+        raise Problem('cancelled', 'Nothing was added.', status=CANCELLED)
+    add_server(pairing, device)
+    return pairing.name
+
+
+# Appends the public key $K to authorized_keys, as ssh-copy-id does.
+AUTHORIZE = r'''
+f=$HOME/.ssh/authorized_keys
+mkdir -p "$HOME/.ssh" && touch "$f" && {
+  grep -qF "$BLOB" "$f" || {
+    if [ -s "$f" ] && [ -n "$(tail -c 1 "$f")" ]; then echo >>"$f"; fi
+    printf '%s\n' "$K" >>"$f"
+  }
+} && chmod go-w "$HOME" "$HOME/.ssh" && chmod 600 "$f" && grep -qF "$BLOB" "$f" || { say failed; exit 1; }
+command -v restorecon >/dev/null 2>&1 && restorecon -R "$HOME/.ssh" >/dev/null 2>&1
+say authorized
+'''
+
+
+def make_key(path):
+    """The public line of the key in the file `path`, which is made where there is none. Raises Problem('key')."""
+    try:
+        if os.path.exists(path):
+            with open(path + '.pub', encoding='ascii') as file:
+                return file.read().strip()
+        private, public = new_private_key(f'codex_login@{socket.gethostname().split(".")[0] or "phone"}')
+        write_private(path + '.pub', public + '\n')
+        write_private(path, private)
+        return public
+    except OSError as error:
+        raise Problem('key', f'The key {path} cannot be written or read: {error.strerror}.',
+                      'Check the folder, or name another file with -i.') from None
+
+
+def install_key(settings, path, device, report):
+    """Make a key for this device and have the server accept it; says so only after a login by that key.
+
+    Raises Problem.
+    """
+    public = make_key(path)
+    link = Link(settings, device, report.tell)
+    try:
+        link.connect()
+        mark = hash_of(public)[:16]
+        channel = link.run('sh', launcher({'N': mark, 'K': public, 'BLOB': public.split()[1]}, AUTHORIZE))
+        channel.settimeout(30.0)
+        transcript, said = Transcript(mark), []
+        try:
+            while data := channel.recv(65536):
+                said += [item.name for item in transcript.feed(data) if isinstance(item, Record)]
+        except OSError:
+            pass
+    finally:
+        link.close()
+    if 'authorized' not in said:
+        raise Problem('key', f'The key could not be added to ~/.ssh/authorized_keys at {settings.alias}.',
+                      'Look at the space and permissions there.')
+    proof = Link(settings._replace(identity_files=(path,), identities_named=True, identities_only=True, batch=True),
+                 device, lambda event, **fields: None)
+    try:
+        proof.connect()
+    except Problem as problem:
+        raise Problem('key', f'The key was added at {settings.alias}, but it does not open the door: {problem.message}',
+                      "The server's sshd may look for keys elsewhere (AuthorizedKeysFile).") from None
+    finally:
+        proof.close()
+    report.show(f'{settings.alias} accepts the key {path}.')
+
+
+NEW_SERVER, FINISH, OTHER_PROGRAM = 'New server…', 'Finish a login…', 'Another program…'
+
+
+def choose_from_menu(device, sessions):
+    """The words of a command line, as a person picks them: a server of the configuration, or something else."""
+    names = host_entries(read_config(config_path(device), device.ssh_folder))
+    last = last_server(device)
+    names.sort(key=lambda name: name != last)
+    if last and last not in names:
+        names.insert(0, last)
+    waiting = [FINISH] if sessions.all() else []
+    choice = device.choose('Sign in at', names + waiting + [NEW_SERVER] + ([OTHER_PROGRAM] if names else []))
+    if choice == FINISH:
+        return ['--finish']
+    if choice == NEW_SERVER:
+        return [ask_for_server(device)]
+    if choice == OTHER_PROGRAM:
+        server = device.choose('Run it at', names)
+        return [server, *device.ask('What to run, for example: wrangler login').split()]
+    return [choice]
+
+
+def ask_for_server(device):
+    """The name of a server that a person describes, written into the configuration."""
+    given = device.fill_in('New server', {'host': 'Address', 'user': 'User', 'port': 'Port (22)', 'name': 'Name'})
+    destination = parse_destination(given['host'])
+    name = given['name'] or re.sub('[^A-Za-z0-9_-]', '-', destination.host)[:32].strip('-')
+    port = parse_port(given['port'], 'Port') if given['port'] else destination.port or 22
+    add_server(Pairing(name, destination.host, port, given['user'] or destination.user or '', ()), device)
+    return name
+
+
+def last_server(device):
+    try:
+        with open(os.path.join(device.state_folder, 'last'), encoding='utf-8') as file:
+            return file.read().strip()
+    except (OSError, UnicodeDecodeError):
+        return ''
+
+
+def remember_server(destination, device):
+    try:
+        write_private(os.path.join(device.state_folder, 'last'), destination + '\n')
+    except OSError:
+        pass            # only the menu's order depends on it
+
+
+# == 11. Command line ==================================================================================================
 # Arguments, events, exit status.
 
 def make_parser():
@@ -2661,6 +3094,9 @@ def make_parser():
     add('--finish', nargs='?', const='', metavar='ADDRESS',
         help='deliver a redirect that the browser could not, from the clipboard where none is given')
     add('--fresh', action='store_true', help='end a login under way instead of going on with it')
+    add('--new-key', action='store_true', help='make a key for this device and have the server accept it')
+    add('--add', metavar='LINK', help='add the server of a pairing link (pair_phone.py makes one)')
+    add('--yes', action='store_true', help='install what is missing without asking (a-Shell)')
     add('--again', action='store_true', help='sign in anew where codex is signed in already')
     add('--browser', choices=('default', 'in-app', 'none'), default='default', help='where the sign-in page is opened')
     add('--qr', action='store_true', help='show the address as a QR code, too')
@@ -2685,7 +3121,7 @@ def read_arguments(words):
     if options.user is not None:
         overrides.insert(0, ('user', options.user))
     options.overrides = overrides
-    if options.destination is None and options.finish is None:
+    if options.destination is None and options.finish is None and options.add is None:
         raise usage_problem('No server is named.', 'Write codex_login.py [user@]host; --help shows more.')
     if options.destination:
         parse_destination(options.destination)
@@ -2723,8 +3159,37 @@ def cancel_on_signals():
 
 def sign_in(options, device, report, redirect=None):
     """Run the login that `options` ask for; the exit status. Raises Problem."""
-    settings = find_settings(parse_destination(options.destination), device, options.overrides, options.config)
-    return Login(options, settings, device, report).run(redirect)
+    remember_server(options.destination, device)
+    return Login(options, settings_of(options, device), device, report).run(redirect)
+
+
+def settings_of(options, device):
+    return find_settings(parse_destination(options.destination), device, options.overrides, options.config)
+
+
+def set_up_key(options, device, report):
+    settings = settings_of(options, device)
+    path = settings.identity_files[0] if settings.identities_named else os.path.join(device.ssh_folder, OWN_IDENTITY)
+    install_key(settings, path, device, report)
+    return 0
+
+
+def pair(options, device, report):
+    """Everything from a pairing link to the first sign-in; the exit status. Raises Problem."""
+    name = add_by_link(options.add, device, report)
+    again = read_arguments([name])
+    set_up_key(again, device, report)
+    return sign_in(again, device, report)
+
+
+def prepare(device, options):
+    """Install paramiko where the device can, after a yes. Raises Problem('setup')."""
+    import importlib.util
+    if not device.installs_paramiko or importlib.util.find_spec('paramiko'):
+        return
+    question = 'The SSH library paramiko is missing. Install it now'
+    if not (options.yes or not device.alone and device.confirm(question)) or not device.install_paramiko():
+        raise Problem('setup', 'The SSH library paramiko is missing.', 'Install it: pip install --no-deps paramiko')
 
 
 def finish(options, device, report):
@@ -2747,14 +3212,21 @@ def main(words=None):
     device = this_device(alone='--json' in words)
     report = JsonReport() if '--json' in words else TextReport(quiet='-q' in words)
     try:
+        if not words and not device.alone:
+            words = choose_from_menu(device, Sessions(device, report.note))
         options = read_arguments(words)
         if options.verbose:
             log_to_stderr()
         cancel_on_signals()
-        if options.finish is None:
-            status = sign_in(options, device, report)
-        else:
+        prepare(device, options)
+        if options.finish is not None:
             status = finish(options, device, report)
+        elif options.add is not None:
+            status = pair(options, device, report)
+        elif options.new_key:
+            status = set_up_key(options, device, report)
+        else:
+            status = sign_in(options, device, report)
     except Problem as problem:
         report.tell('error', kind=problem.kind, message=problem.message, hint=problem.hint)
         status = problem.status
