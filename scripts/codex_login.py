@@ -16,14 +16,19 @@ does to it in between.
 The file reads from top to bottom: problems, specs, the device, paramiko, the link, forwards, the remote login, the
 redirect, the sign-in, the command line. A section uses only what stands above it.
 """
+import base64
+import contextlib
+import hashlib
+import io
 import itertools
 import os
-import re
-import sys
-import time
 import queue
+import re
 import socket
+import struct
+import sys
 import threading
+import time
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -1131,58 +1136,828 @@ class JsonReport:
 
 
 # == 4. Paramiko as found ==============================================================================================
-# The one place that knows paramiko's age. Everything below sees one paramiko.
+# Known here: which paramiko the device has, and every private name of it that is touched. Everything later sees one
+# paramiko: today's algorithms, keys by their raw public bytes, Problems.
+#
+# Three kinds are met. Desktops have 2.12 to 5.x. a-Shell has the same without bcrypt and PyNaCl, which
+# cannot be installed there. Pythonista has 1.17 or 1.18, which speaks to no server of today: it lacks
+# elliptic key exchange, rsa-sha2 signatures, Ed25519 and OpenSSH's own format of private keys. These are
+# added below in plain Python, on a subclass, so that other scripts in the app find paramiko as it was.
+#
+# Plain Python integers take time that depends on their value, so this is weaker against somebody who can
+# time one phone's signatures to the microsecond over many sign-ins; compiled code is used where there is any.
+#
+# Strict key exchange (kex-strict-c-v00@openssh.com, against Terrapin) came with paramiko 3.4. Before it,
+# only chacha20 (which no paramiko has) and -etm are concerned: plain hmac-sha2 is preferred to -etm here.
+
+OLDEST_PARAMIKO_2 = (2, 9)      # rsa-sha2 signatures came with it
+IDLE_POLL = 60.0                # seconds; only paramiko's own keep-alive and re-key checks wait for it
+
+
+_LOADING = threading.Lock()       # one thread may bring paramiko up while another connects
+
 
 def load_paramiko():
-    import logging
-    sys.modules.setdefault('invoke', None)
-    try:
-        import paramiko
-    except ImportError as error:
-        raise Problem('setup', f'paramiko cannot be loaded: {error}', 'pip install -r requirements.txt') from None
-    logging.getLogger('paramiko').addHandler(logging.NullHandler())
-    logging.getLogger('paramiko').propagate = False
+    """The module `paramiko`, whatever the device needs to bring it up. Cheap when called again."""
+    with _LOADING:
+        paramiko = sys.modules.get('paramiko') or _import_paramiko()
+    if (2,) <= _version(paramiko) < OLDEST_PARAMIKO_2:
+        raise Problem('setup', f'paramiko {paramiko.__version__} is too old for today\'s servers.',
+                      'Update it: pip install --upgrade paramiko')
     return paramiko
 
 
-class PassphraseNeeded(Exception):
-    pass
+def _import_paramiko():
+    import logging
+    import warnings
+    try:
+        with _lent_modules(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')     # deprecations that only paramiko's makers can act on
+            import paramiko
+    except Exception as error:      # an import runs foreign code: it can end in anything
+        if isinstance(error, ModuleNotFoundError) and error.name == 'paramiko':
+            raise Problem('setup', 'The SSH library paramiko is not installed.',
+                          'Install it: pip install paramiko') from None
+        raise Problem('setup', f'paramiko does not start: {error}',
+                      'Install it anew: pip install --upgrade --force-reinstall paramiko. '
+                      'In Pythonista, delete it from site-packages: the app has its own.') from error
+    # Without a handler, logging's last resort would print paramiko's tracebacks on stderr.
+    logging.getLogger('paramiko').addHandler(logging.NullHandler())
+    return paramiko
 
 
-def load_private_key(path, passphrase=None):
-    paramiko = load_paramiko()
-    last = None
-    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+def _version(paramiko):
+    return tuple(int(part) for part in paramiko.__version__.split('.')[:2])
+
+
+def _is_old(paramiko):
+    return _version(paramiko) < (2,)
+
+
+@contextlib.contextmanager
+def _lent_modules():
+    """Stand-ins in sys.modules while paramiko is imported, and gone afterwards: it keeps its references."""
+    lent = {'invoke': None}     # 30 ms, for `Match exec` in a configuration reader that is not used
+    for name, stand_in in (('bcrypt', _bcrypt_stand_in), ('nacl.signing', _nacl_stand_in)):
         try:
-            return kind.from_private_key_file(path, passphrase)
-        except paramiko.PasswordRequiredException:
-            raise PassphraseNeeded(path) from None
-        except (paramiko.SSHException, ValueError, IndexError) as error:
-            last = error
-    raise Problem('key', f'{path} is no private key this device can use: {last}')
+            __import__(name)
+        except ImportError:
+            with contextlib.suppress(ImportError):      # no cryptography either: then paramiko is 1.x
+                lent.update(stand_in())
+    before = {name: sys.modules[name] for name in lent if name in sys.modules}
+    sys.modules.update(lent)
+    try:
+        yield
+    finally:
+        for name in lent:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
+
+
+def _module(name, **contents):
+    import types
+    module = types.ModuleType(name)
+    vars(module).update(contents)
+    return module
+
+
+def _bcrypt_stand_in():
+    return {'bcrypt': _module('bcrypt', kdf=_bcrypt_kdf, is_stand_in=True)}
+
+
+def _has_bcrypt(paramiko):
+    """Whether a passphrase can be turned into the key of an OpenSSH-format file."""
+    if _is_old(paramiko):
+        return False
+    if not hasattr(paramiko.pkey.bcrypt, 'is_stand_in'):
+        return True
+    try:
+        from Crypto.Protocol.KDF import _bcrypt_hash
+    except ImportError:
+        return False
+    return callable(_bcrypt_hash)
+
+
+def _bcrypt_kdf(password, salt, desired_key_bytes, rounds, ignore_few_rounds=True):
+    """bcrypt_pbkdf as OpenBSD defines it, over the Blowfish of pycryptodome, which a-Shell bundles."""
+    from Crypto.Protocol.KDF import _bcrypt_hash
+
+    def bcrypt(salt):
+        salt = hashlib.sha512(salt).digest()
+        raw = _bcrypt_hash(secret, 6, salt, b'OxychromaticBlowfishSwatDynamite', False)
+        return struct.pack('<8I', *struct.unpack('>8I', raw))
+
+    secret = hashlib.sha512(password).digest()
+    blocks = []
+    for number in range(1, -(-desired_key_bytes // 32) + 1):
+        link = bcrypt(salt + struct.pack('>I', number))
+        block = int.from_bytes(link, 'big')
+        for _ in range(rounds - 1):
+            link = bcrypt(link)
+            block ^= int.from_bytes(link, 'big')
+        blocks.append(block.to_bytes(32, 'big'))
+    # The output takes one byte of each block in turn.
+    used = -(-desired_key_bytes // len(blocks))
+    return bytes(byte for row in zip(*(block[:used] for block in blocks)) for byte in row)[:desired_key_bytes]
+
+
+def _nacl_stand_in():
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    class Signed(bytes):
+        signature = property(bytes)
+
+    class VerifyKey:
+        def __init__(self, raw):
+            self._raw, self._key = raw, Ed25519PublicKey.from_public_bytes(raw)
+
+        def encode(self):
+            return self._raw
+
+        def verify(self, message, signature):
+            self._key.verify(signature, message)
+
+        # Without these two a known host's key would look changed: paramiko compares keys by them.
+        def __eq__(self, other):
+            return isinstance(other, VerifyKey) and self._raw == other._raw
+
+        def __hash__(self):
+            return hash(self._raw)
+
+    class SigningKey:
+        def __init__(self, seed):
+            self._key = Ed25519PrivateKey.from_private_bytes(seed)
+            self.verify_key = VerifyKey(self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+
+        def sign(self, message):
+            return Signed(self._key.sign(message))
+
+    signing = _module('nacl.signing', SigningKey=SigningKey, VerifyKey=VerifyKey)
+    exceptions = _module('nacl.exceptions', BadSignatureError=InvalidSignature)
+    return {'nacl': _module('nacl', signing=signing, exceptions=exceptions),
+            'nacl.signing': signing, 'nacl.exceptions': exceptions}
+
+
+# ---- transports ------------------------------------------------------------------------------------
+
+def new_transport(sock):
+    """A paramiko Transport over `sock`, not started, that offers only what is strong today."""
+    paramiko = load_paramiko()
+    with contextlib.suppress(OSError, AttributeError):      # a jump host's channel is no TCP socket
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if _is_old(paramiko):
+        transport = _old_transport_class(paramiko)(sock)
+    else:
+        transport = _transport_class(paramiko)(sock, disabled_algorithms={'pubkeys': ['ssh-rsa', 'ssh-dss']})
+    offer = transport.get_security_options()
+    offer.kex = _strong(offer.kex)
+    offer.key_types = _strong(offer.key_types)
+    offer.ciphers = sorted(_strong(offer.ciphers), key=lambda name: 'gcm' not in name)
+    offer.digests = _strong(offer.digests)
+    return transport
+
+
+WEAK = ('sha1', 'md5', 'ssh-rsa', 'ssh-dss', 'cbc', 'arcfour', '-cert-')
+
+
+def _strong(names):
+    return [name for name in names if not any(weak in name for weak in WEAK)]
+
+
+def prefer_host_key_types(transport, known_types):
+    """Ask for the key types already known of this host first, as ssh does, so that none looks new."""
+    known = set(known_types)
+    if 'ssh-rsa' in known:      # the type of the key; the others are the signatures it can give
+        known.update(RSA_SIGNATURES)
+    offer = transport.get_security_options()
+    offer.key_types = sorted(offer.key_types, key=lambda name: name not in known)
+
+
+def shake_hands(transport, timeout):
+    """Key exchange and the proof of the host key, within `timeout` seconds altogether; else a Problem."""
+    done = threading.Event()
+    deadline = time.monotonic() + timeout
+    transport.banner_timeout = transport.handshake_timeout = timeout + 60      # so the deadline comes first
+    try:
+        transport.start_client(event=done)
+        # A server that says goodbye during the exchange does not set the event, hence the look in between.
+        while not done.wait(0.1) and transport.is_active() and time.monotonic() < deadline:
+            pass
+        if not done.is_set() and transport.is_active():
+            raise Problem('timeout', f'The server did not finish the SSH handshake within {timeout:g} s.')
+        if not transport.is_active():
+            raise _handshake_problem(transport.get_exception())
+    except BaseException:
+        transport.close()
+        transport.join(1)       # or it might start its timer after the line below
+        raise
+    finally:
+        # paramiko's handshake timer is a thread that would keep a finished program alive.
+        transport.packetizer.complete_handshake()
+
+
+def _handshake_problem(error):
+    text = str(error or '')
+    if 'no acceptable' in text:
+        what = next((words for mark, words in (
+            ('kex', 'key exchange'), ('host key', 'host key type'), ('cipher', 'cipher'), ('mac', 'MAC'),
+        ) if mark in text), 'algorithm')
+        return Problem('incompatible', f'The server offers no {what} that is known here and safe.',
+                       'At the server, allow OpenSSH\'s defaults: KexAlgorithms with curve25519-sha256, '
+                       'host keys ed25519 or ecdsa, ciphers aes-ctr, MACs with hmac-sha2-256.')
+    if 'ignature verification' in text or 'BadSignature' in type(error).__name__:
+        return Problem('host-key', 'The server could not prove that it owns its host key.',
+                       'Somebody may be in between. Do not go on from this network.')
+    if 'banner' in text or 'protocol version' in text:
+        return Problem('not-ssh', 'What answers at this port is not an SSH server.', 'Check host and port.')
+    if error is None or isinstance(error, (EOFError, OSError)) or 'Negotiation failed' in text:
+        return Problem('connection', 'The server closed the connection during the SSH handshake.',
+                       'It may be busy, or refuse this address (fail2ban, MaxStartups).')
+    return Problem('connection', f'The SSH handshake failed: {text or type(error).__name__}')
+
+
+def long_poll(transport, seconds=IDLE_POLL):
+    """Let paramiko's reader sleep while nothing arrives, instead of waking ten times a second.
+
+    A sleeping reader does not notice that its socket was closed: so closing shuts the socket down first.
+    """
+    sock, packetizer = transport.sock, transport.packetizer
+    sock.settimeout(seconds)
+    if not isinstance(sock, socket.socket):
+        return      # a jump host's channel wakes its readers itself
+    close = packetizer.close
+
+    def close_now():
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        close()
+
+    packetizer.close = close_now
+
+
+def _transport_class(paramiko):
+    """paramiko's own, which knows curve25519 by its libssh name only, with the standard name beside it."""
+    libssh = 'curve25519-sha256@libssh.org'
+    known = getattr(paramiko.Transport, '_kex_info', {})
+    preferred = getattr(paramiko.Transport, '_preferred_kex', ())
+    if libssh not in known or libssh not in preferred or 'curve25519-sha256' in known:
+        return paramiko.Transport
+    at = preferred.index(libssh)
+    return type('Transport', (paramiko.Transport,), {
+        '_kex_info': {**known, 'curve25519-sha256': known[libssh]},
+        '_preferred_kex': preferred[:at] + ('curve25519-sha256',) + preferred[at:],
+    })
+
+
+def _old_transport_class(paramiko):
+    """Transport of paramiko 1.17 and 1.18 with the algorithms of today."""
+    base = paramiko.Transport
+    needed = ('_kex_info', '_preferred_kex', '_key_info', '_preferred_keys', '_send_message',
+              '_expect_packet', '_set_K_H', '_verify_key', '_activate_outbound')
+    missing = [name for name in needed if not hasattr(base, name)]
+    if missing:
+        raise Problem('setup', f'paramiko {paramiko.__version__} is not as expected: it has no {missing[0]}.',
+                      'Update Pythonista, or remove the paramiko in site-packages.')
+
+    from paramiko.kex_gex import KexGexSHA256
+
+    class LargeGroupExchange(KexGexSHA256):
+        min_bits = 2048
+
+    kex = {
+        'curve25519-sha256': KexCurve25519,
+        'curve25519-sha256@libssh.org': KexCurve25519,
+        'ecdh-sha2-nistp256': KexNistp256,
+        'diffie-hellman-group-exchange-sha256': LargeGroupExchange,
+    }
+    keys = {
+        'ssh-ed25519': _from_message(Ed25519Key),
+        'ecdsa-sha2-nistp256': paramiko.ECDSAKey,
+        **dict.fromkeys(RSA_SIGNATURES, _from_message(RsaKey)),
+    }
+    return type('Transport', (base,), {
+        '_kex_info': kex, '_preferred_kex': tuple(kex), '_key_info': keys, '_preferred_keys': tuple(keys),
+    })
+
+
+def _from_message(key_class):
+    return lambda message: key_class.from_blob(message.asbytes())
+
+
+# ---- keys ------------------------------------------------------------------------------------------
+
+RSA_SIGNATURES = ('rsa-sha2-256', 'rsa-sha2-512')
+OPENSSH_MAGIC = b'openssh-key-v1\0'
 
 
 def fingerprint(blob):
-    import base64
-    import hashlib
+    """The fingerprint of a public key, given as its raw blob, as ssh prints it."""
     return 'SHA256:' + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip('=')
 
 
-def prefer_host_key_types(transport, known):
-    options = transport.get_security_options()
-    usable = [kind for kind in options.key_types if kind not in ('ssh-rsa', 'ssh-dss')]
-    known = {'rsa-sha2-512', 'rsa-sha2-256'} | set(known) if 'ssh-rsa' in known else set(known)
-    options.key_types = sorted(usable, key=lambda kind: kind not in known)
+def key_type(blob):
+    """The type a public key's raw blob begins with: `ssh-rsa`, whatever signature it is used for."""
+    return SshReader(blob).string().decode('ascii', 'replace')
 
 
-def long_poll(transport):
-    pass
+def new_private_key(comment):
+    """A new Ed25519 key: the text of its file, and the line for authorized_keys (without line end)."""
+    key = Ed25519Key(os.urandom(32))
+    check = os.urandom(4)
+    private = check + check + _string(b'ssh-ed25519') + _string(key.public) + _string(key.seed + key.public)
+    private += _string(comment.encode())
+    private += bytes(range(1, 1 + -len(private) % 8))
+    body = OPENSSH_MAGIC + _string(b'none') + _string(b'none') + _string(b'') + struct.pack('>I', 1)
+    body += _string(key.asbytes()) + _string(private)
+    text = base64.b64encode(body).decode()
+    lines = [text[start:start + 70] for start in range(0, len(text), 70)]
+    armour = '-----{} OPENSSH PRIVATE KEY-----'
+    public = f'ssh-ed25519 {base64.b64encode(key.asbytes()).decode()} {comment}'
+    return '\n'.join([armour.format('BEGIN'), *lines, armour.format('END'), '']), public
 
+
+def load_private_key(path, passphrase=None):
+    """The key in the file `path`, ready for Transport.auth_publickey.
+
+    Problem 'passphrase' where one is needed and none was given, or it is wrong; 'key' for all else.
+    """
+    text = _read_private_key_file(path)
+    form = _KeyFile.of(path, text)
+    paramiko = load_paramiko()
+    load = _load_old if _is_old(paramiko) else _load
+    if form.encrypted and form.private and not _has_bcrypt(paramiko):
+        raise Problem('key', f'The passphrase of {path} cannot be used on this device.',
+                      _cure_for_encrypted(path, form.type))
+    if form.encrypted and passphrase is None:
+        raise Problem('passphrase', f'The key {path} is protected by a passphrase.')
+    try:
+        return load(paramiko, form, text, passphrase if form.encrypted else None)
+    except Problem:
+        raise
+    except Exception as error:      # paramiko reports a bad key by a dozen types of exceptions
+        if form.encrypted:
+            raise Problem('passphrase', f'This passphrase does not open the key {path}.') from error
+        raise Problem('key', f'The key {path} is damaged: {error or type(error).__name__}',
+                      'Copy the file again, or make a new key with --new-key.') from error
+
+
+def _read_private_key_file(path):
+    try:
+        with open(path, 'rb') as file:
+            status, text = os.fstat(file.fileno()), file.read(1 << 20).decode('latin-1')
+    except OSError as error:
+        raise Problem('key', f'The key {path} cannot be read: {error.strerror}') from error
+    if hasattr(os, 'getuid') and status.st_uid == os.getuid() and status.st_mode & 0o077:
+        raise Problem('key', f'The key {path} can be read by others, so it is not used.',
+                      f'chmod 600 {path}')
+    return text
+
+
+def _cure_for_encrypted(path, type):
+    if type == 'ssh-ed25519':       # has no other format
+        return f'Take the passphrase off a copy (ssh-keygen -p -N "" -f {path}), or use --new-key.'
+    return f'Convert a copy of it: ssh-keygen -p -m PEM -f {path}, or use --new-key.'
+
+
+class _KeyFile:
+    """What a private key's file says about itself before it is opened.
+
+    `type` is the key's in a file of OpenSSH's own format (then `private` holds the rest), else what the PEM
+    armour says: RSA, EC, or nothing in PKCS #8.
+    """
+
+    def __init__(self, type, encrypted, private=b''):
+        self.type, self.encrypted, self.private = type, encrypted, private
+
+    @classmethod
+    def of(cls, path, text):
+        if text.startswith(('ssh-', 'ecdsa-', 'sk-')):
+            raise Problem('key', f'{path} is the public half of a key.', 'Name the file without .pub.')
+        if text.startswith('PuTTY-User-Key-File'):
+            raise Problem('key', f'{path} is a key of PuTTY.',
+                          f'Convert it: puttygen {path} -O private-openssh -o KEY')
+        armour = re.search('-----BEGIN ([A-Z ]*)PRIVATE KEY-----', text)
+        if not armour:
+            raise Problem('key', f'{path} holds no private key.')
+        label = armour[1].strip()
+        if label == 'OPENSSH':
+            try:
+                return cls._openssh(path, text)
+            except ValueError as error:
+                raise Problem('key', f'The key {path} is damaged: {error}', 'Copy the file again.') from error
+        if label == 'DSA':
+            raise Problem('key', f'{path} is a DSA key, which no server accepts today.',
+                          'Make a new one: --new-key.')
+        return cls(label, label == 'ENCRYPTED' or 'Proc-Type: 4,ENCRYPTED' in text)
+
+    @classmethod
+    def _openssh(cls, path, text):
+        body = text.partition('-----BEGIN OPENSSH PRIVATE KEY-----')[2].partition('-----END')[0]
+        data = base64.b64decode(body)
+        if not data.startswith(OPENSSH_MAGIC):
+            raise ValueError('no key inside')
+        reader = SshReader(data[len(OPENSSH_MAGIC):])
+        cipher = reader.string()
+        if cipher not in (b'none', b'aes256-ctr', b'aes256-cbc'):
+            raise Problem('key', f'The key {path} is encrypted by a cipher that is not read here.',
+                          f'Convert a copy of it: ssh-keygen -p -Z aes256-ctr -f {path}')
+        reader.string(), reader.string()        # key derivation and its options
+        if reader.uint32() != 1:
+            raise ValueError('more than one key inside')
+        return cls(key_type(reader.string()), cipher != b'none', reader.string())
+
+
+def _load(paramiko, form, text, passphrase):
+    if form.private and (form.encrypted or form.type != 'ssh-rsa'):
+        for start, key_class in (('ssh-rsa', paramiko.RSAKey), ('ssh-ed25519', paramiko.Ed25519Key),
+                                 ('ecdsa-sha2-', paramiko.ECDSAKey)):
+            if form.type.startswith(start):
+                return key_class.from_private_key(io.StringIO(text), passphrase)
+        raise _unsupported(form.type)
+
+    # Not by paramiko's readers: they stumble over encrypted PEM (2.x), refuse PKCS #8, and prove the primes.
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+    read = serialization.load_ssh_private_key if form.private else serialization.load_pem_private_key
+    arguments = text.encode('latin-1'), passphrase.encode() if passphrase is not None else None
+    try:
+        # Proving the primes of one's own key takes longer (85 ms) than all else here; ssh does not do it.
+        key = read(*arguments, unsafe_skip_rsa_key_validation=True)
+    except TypeError:       # cryptography < 39
+        key = read(*arguments)
+    if isinstance(key, RSAPrivateKey):
+        return paramiko.RSAKey(key=key)
+    if isinstance(key, EllipticCurvePrivateKey):
+        return paramiko.ECDSAKey(vals=(key, key.public_key()))
+    raise _unsupported(type(key).__name__)
+
+
+def _load_old(paramiko, form, text, passphrase):
+    if form.private:
+        return _parse_openssh_private(paramiko, form.private)
+    if form.type == 'RSA':
+        key = paramiko.RSAKey.from_private_key(io.StringIO(text), passphrase)
+        return RsaKey(key.n, key.e, (key.d, key.p, key.q))
+    if form.type == 'EC':
+        key = paramiko.ECDSAKey.from_private_key(io.StringIO(text), passphrase)
+        if key.signing_key.curve.order.bit_length() == 256:
+            return key
+    raise _unsupported(form.type or 'PKCS #8')
+
+
+def _parse_openssh_private(paramiko, private):
+    reader = SshReader(private)
+    if reader.uint32() != reader.uint32():
+        raise ValueError('its check numbers differ')
+    type = reader.string().decode('ascii', 'replace')
+    if type == 'ssh-ed25519':
+        public, secret = reader.string(), reader.string()
+        key = Ed25519Key(secret[:32])
+        if not key.public == public == secret[32:]:
+            raise ValueError('its two halves do not belong together')
+        return key
+    if type == 'ssh-rsa':
+        n, e, d, _, p, q = (reader.integer() for _ in range(6))
+        return RsaKey(n, e, (d, p, q))
+    if type == 'ecdsa-sha2-nistp256':
+        from ecdsa import NIST256p, SigningKey
+        reader.string(), reader.string()        # the curve's name and the public point
+        secret = SigningKey.from_secret_exponent(reader.integer(), NIST256p)
+        return paramiko.ECDSAKey(vals=(secret, secret.get_verifying_key()))
+    raise _unsupported(type)
+
+
+def _unsupported(form):
+    return Problem('key', f'Keys of this form cannot be used on this device: {form}.',
+                   'Convert a copy of it (ssh-keygen -p -m PEM -f KEY), or make a new one with --new-key.')
+
+
+class SshReader:
+    """Takes SSH's strings and numbers off the front of bytes; ValueError where they end too early."""
+
+    def __init__(self, data):
+        self._data, self._at = data, 0
+
+    def uint32(self):
+        return int.from_bytes(self._take(4), 'big')
+
+    def string(self):
+        return self._take(self.uint32())
+
+    def integer(self):
+        return int.from_bytes(self.string(), 'big')
+
+    def _take(self, count):
+        taken = self._data[self._at:self._at + count]
+        if len(taken) < count:
+            raise ValueError('it ends too early')
+        self._at += count
+        return taken
+
+
+def _string(data):
+    return struct.pack('>I', len(data)) + data
+
+
+def _integer(number):
+    return _string(number.to_bytes(number.bit_length() // 8 + 1, 'big'))
+
+
+# ---- what Pythonista's paramiko lacks --------------------------------------------------------------
+
+class BadSignature(Exception):
+    """A signature is not by this key."""
+
+
+class _OldKey:
+    """A key as paramiko 1.x uses one: `get_name` also names the signature."""
+
+    def get_name(self):
+        return self.name
+
+    def can_sign(self):
+        return self._secret is not None
+
+    def _signature(self, raw):
+        paramiko = load_paramiko()
+        message = paramiko.Message()
+        message.add_string(self.name)
+        message.add_string(raw)
+        return message
+
+
+class RsaKey(_OldKey):
+    """RSA with SHA-256, which every server with SHA-2 signatures accepts (not all accept SHA-512)."""
+
+    name = 'rsa-sha2-256'
+
+    def __init__(self, n, e, secret=None):
+        self._n, self._e, self._secret = n, e, secret
+
+    @classmethod
+    def from_blob(cls, blob):
+        reader = SshReader(blob)
+        if reader.string() != b'ssh-rsa':
+            raise BadSignature('the host key is not of the type agreed on')
+        e, n = reader.integer(), reader.integer()
+        return cls(n, e)
+
+    def asbytes(self):
+        return _string(b'ssh-rsa') + _integer(self._e) + _integer(self._n)
+
+    def sign_ssh_data(self, data):
+        from Crypto.Hash import SHA256
+        from Crypto.PublicKey import RSA
+        from Crypto.Signature import PKCS1_v1_5
+        key = RSA.construct((self._n, self._e, *self._secret))
+        return self._signature(PKCS1_v1_5.new(key).sign(SHA256.new(data)))
+
+    def verify_ssh_sig(self, data, signature):
+        from Crypto.Hash import SHA256, SHA512
+        from Crypto.PublicKey import RSA
+        from Crypto.Signature import PKCS1_v1_5
+        name, raw = signature.get_text(), signature.get_binary()
+        if name not in RSA_SIGNATURES:
+            return False
+        digest = (SHA256 if name == 'rsa-sha2-256' else SHA512).new(data)
+        raw = raw.rjust(-(-self._n.bit_length() // 8), b'\0')
+        return bool(PKCS1_v1_5.new(RSA.construct((self._n, self._e))).verify(digest, raw))
+
+
+class Ed25519Key(_OldKey):
+    """Ed25519 (RFC 8032): a key with its seed, or only its public half."""
+
+    name = 'ssh-ed25519'
+
+    def __init__(self, seed=None, public=None):
+        self.seed = self._secret = seed
+        self.public = public or ed25519_public(seed)
+
+    @classmethod
+    def from_blob(cls, blob):
+        reader = SshReader(blob)
+        if reader.string() != b'ssh-ed25519':
+            raise BadSignature('the host key is not of the type agreed on')
+        return cls(public=reader.string())
+
+    def asbytes(self):
+        return _string(b'ssh-ed25519') + _string(self.public)
+
+    def sign_ssh_data(self, data):
+        return self._signature(ed25519_sign(self.seed, data))
+
+    def verify_ssh_sig(self, data, signature):
+        return signature.get_text() == self.name and ed25519_verify(self.public, data, signature.get_binary())
+
+
+class _KexCurve:
+    """Elliptic-curve Diffie-Hellman with SHA-256 (RFC 5656), the client's side, as paramiko 1.x drives one.
+
+    A curve is two functions: `new_pair()` gives a secret and the public bytes that belong to it;
+    `shared(secret, theirs)` gives the number both sides arrive at, or ValueError.
+    """
+
+    hash_algo = hashlib.sha256
+    INIT, REPLY = 30, 31
+
+    def __init__(self, transport):
+        self.transport = transport
+
+    def start_kex(self):
+        self._secret, self._public = self.new_pair()
+        message = load_paramiko().Message()
+        message.add_byte(bytes([self.INIT]))
+        message.add_string(self._public)
+        self.transport._send_message(message)
+        self.transport._expect_packet(self.REPLY)
+
+    def parse_next(self, number, message):
+        transport = self.transport
+        host_key, theirs, signature = message.get_binary(), message.get_binary(), message.get_binary()
+        shared = self.shared(self._secret, theirs)
+        exchange = b''.join(map(_string, (
+            transport.local_version.encode(), transport.remote_version.encode(),
+            transport.local_kex_init, transport.remote_kex_init, host_key, self._public, theirs)))
+        transport._set_K_H(shared, hashlib.sha256(exchange + _integer(shared)).digest())
+        transport._verify_key(host_key, signature)
+        transport._activate_outbound()
+
+
+class KexCurve25519(_KexCurve):
+    name = 'curve25519-sha256'
+
+    @staticmethod
+    def new_pair():
+        secret = os.urandom(32)
+        return secret, x25519(secret, (9).to_bytes(32, 'little'))
+
+    @staticmethod
+    def shared(secret, theirs):
+        if len(theirs) != 32:
+            raise ValueError('the server sent a point of the wrong length')
+        shared = int.from_bytes(x25519(secret, theirs), 'big')
+        if not shared:
+            raise ValueError('the server sent a point of small order')
+        return shared
+
+
+class KexNistp256(_KexCurve):
+    name = 'ecdh-sha2-nistp256'
+
+    @staticmethod
+    def new_pair():
+        from ecdsa import NIST256p, SigningKey
+        pair = SigningKey.generate(NIST256p)
+        return pair.privkey.secret_multiplier, b'\x04' + pair.get_verifying_key().to_string()
+
+    @staticmethod
+    def shared(secret, theirs):
+        from ecdsa import NIST256p, VerifyingKey
+        if len(theirs) != 65 or theirs[0] != 4:
+            raise ValueError('the server sent no point of the curve')
+        try:
+            point = VerifyingKey.from_string(theirs[1:], NIST256p).pubkey.point      # refuses others
+        except AssertionError:      # the way ecdsa 0.13 has of saying so
+            raise ValueError('the server sent no point of the curve') from None
+        return (point * secret).x()
+
+
+# RFC 7748 and RFC 8032. A point of Ed25519 is (X, Y, Z, T) with x = X/Z, y = Y/Z, x*y = T/Z.
+PRIME = 2 ** 255 - 19
+ORDER = 2 ** 252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, -1, PRIME) % PRIME
+ROOT_OF_MINUS_ONE = pow(2, (PRIME - 1) // 4, PRIME)
+NEUTRAL = (0, 1, 1, 0)
+
+
+def x25519(secret, point):
+    """The function X25519: 32 bytes times 32 bytes."""
+    factor = int.from_bytes(secret, 'little') & ~7 & ((1 << 255) - 1) | 1 << 254
+    u = int.from_bytes(point, 'little') & ((1 << 255) - 1)
+    x2, z2, x3, z3 = 1, 0, u, 1
+    swapped = 0
+    for bit in range(254, -1, -1):
+        now = factor >> bit & 1
+        if now != swapped:
+            x2, z2, x3, z3 = x3, z3, x2, z2
+        swapped = now
+        a, b, c, d = x2 + z2, x2 - z2, x3 + z3, x3 - z3
+        aa, bb, da, cb = a * a % PRIME, b * b % PRIME, d * a % PRIME, c * b % PRIME
+        e = aa - bb
+        x3, z3 = (da + cb) ** 2 % PRIME, u * (da - cb) ** 2 % PRIME
+        x2, z2 = aa * bb % PRIME, e * (aa + 121665 * e) % PRIME
+    if swapped:
+        x2, z2 = x3, z3
+    return (x2 * pow(z2, PRIME - 2, PRIME) % PRIME).to_bytes(32, 'little')
+
+
+def ed25519_public(seed):
+    """The public half that belongs to a seed of 32 bytes."""
+    return _encode(_times(_ed25519_secret(seed)[0], _base()))
+
+
+def ed25519_sign(seed, message):
+    """The signature, 64 bytes."""
+    secret, prefix = _ed25519_secret(seed)
+    public = _encode(_times(secret, _base()))
+    nonce = _hash(prefix, message) % ORDER
+    commitment = _encode(_times(nonce, _base()))
+    answer = (nonce + _hash(commitment, public, message) * secret) % ORDER
+    return commitment + answer.to_bytes(32, 'little')
+
+
+def ed25519_verify(public, message, signature):
+    """Whether `signature` is by the owner of `public`."""
+    point = _decode(public)
+    commitment, answer = signature[:32], int.from_bytes(signature[32:], 'little')
+    if point is None or len(signature) != 64 or answer >= ORDER:
+        return False
+    x, y, z, t = point
+    against = _times(_hash(commitment, public, message) % ORDER, (-x, y, z, -t))
+    return _encode(_add(_times(answer, _base()), against)) == commitment
+
+
+def _ed25519_secret(seed):
+    digest = hashlib.sha512(seed).digest()
+    return int.from_bytes(digest[:32], 'little') & ~7 & ((1 << 254) - 1) | 1 << 254, digest[32:]
+
+
+def _hash(*parts):
+    return int.from_bytes(hashlib.sha512(b''.join(parts)).digest(), 'little')
+
+
+def _add(p, q):
+    x1, y1, z1, t1 = p
+    x2, y2, z2, t2 = q
+    a, b = (y1 - x1) * (y2 - x2) % PRIME, (y1 + x1) * (y2 + x2) % PRIME
+    c, d = 2 * t1 * t2 * D % PRIME, 2 * z1 * z2 % PRIME
+    e, f, g, h = b - a, d - c, d + c, b + a
+    return e * f % PRIME, g * h % PRIME, f * g % PRIME, e * h % PRIME
+
+
+def _times(factor, point):
+    result = NEUTRAL
+    while factor:
+        if factor & 1:
+            result = _add(result, point)
+        point = _add(point, point)
+        factor >>= 1
+    return result
+
+
+def _base():
+    return _decode((4 * pow(5, -1, PRIME) % PRIME).to_bytes(32, 'little'))
+
+
+def _encode(point):
+    x, y, z, _ = point
+    inverse = pow(z, PRIME - 2, PRIME)
+    x, y = x * inverse % PRIME, y * inverse % PRIME
+    return (y | (x & 1) << 255).to_bytes(32, 'little')
+
+
+def _decode(data):
+    """The point that 32 bytes stand for, or None."""
+    number = int.from_bytes(data, 'little')
+    y, odd = number & ((1 << 255) - 1), number >> 255
+    if len(data) != 32 or y >= PRIME:
+        return None
+    square = (y * y - 1) * pow(D * y * y + 1, PRIME - 2, PRIME) % PRIME
+    x = pow(square, (PRIME + 3) // 8, PRIME)
+    if x * x % PRIME != square:
+        x = x * ROOT_OF_MINUS_ONE % PRIME
+    if x * x % PRIME != square or (not x and odd):
+        return None
+    if x & 1 != odd:
+        x = PRIME - x
+    return x, y, 1, x * y % PRIME
+
+# ---- requests and configuration ---------------------------------------------------------------------
 
 def exec_with_input(channel, command, data):
-    """Start `command` on a session channel and send it `data`, without waiting for the answer in between."""
-    channel.exec_command(command)
+    """Start `command` on a session channel and send it `data` at once: the server's answer to the one is awaited after both.
+
+    That saves a round trip. Raises what paramiko's exec_command and sendall raise.
+    """
+    transport = channel.get_transport()
+    if not (hasattr(channel, 'remote_chanid') and hasattr(channel, '_event_pending')
+            and hasattr(channel, '_wait_for_event') and hasattr(transport, '_send_user_message')):
+        channel.exec_command(command)
+        channel.sendall(data)
+        return
+    request = load_paramiko().Message()
+    request.add_byte(b'\x62')           # SSH_MSG_CHANNEL_REQUEST (RFC 4254, section 6.5)
+    request.add_int(channel.remote_chanid)
+    request.add_string('exec')
+    request.add_boolean(True)
+    request.add_string(command)
+    channel._event_pending()
+    transport._send_user_message(request)
     channel.sendall(data)
+    channel._wait_for_event()
 
 
 def ssh_config(text):
@@ -1585,37 +2360,23 @@ class Credentials:
                 yield 'agent', lambda key=key: key
 
     def _load(self, path):
-        try:
-            return load_private_key(path)
-        except PassphraseNeeded:
-            if self._settings.batch or self._device.alone:
-                self._tried.append(f'{path} (needs its passphrase)')
-                return None
-        for _ in range(self.PASSWORD_TRIES):
-            passphrase = self._device.secret(f'Passphrase of {path}:')
-            if not passphrase:
-                return None
+        """The key in the file, None where it cannot be used and nobody named it."""
+        passphrase = None
+        for _ in range(1 + self.PASSWORD_TRIES):
             try:
                 return load_private_key(path, passphrase)
             except Problem as problem:
                 if problem.kind != 'passphrase':
-                    raise
+                    if self._settings.identities_named:
+                        raise
+                    self._tried.append(f'{path} (unusable: {problem.message})')
+                    return None
+            if self._settings.batch or self._device.alone:
+                self._tried.append(f'{path} (needs its passphrase)')
+                return None
+            passphrase = self._device.secret(f'Passphrase of {path}:')
+        self._tried.append(f'{path} (wrong passphrase)')
         return None
-
-    def _offer_passwords(self, transport, paramiko, methods):
-        if self._settings.batch or self._device.alone:
-            return False
-        method = next((name for name in ('password', 'keyboard-interactive') if name in methods), None)
-        if method is None:
-            return False
-        self._tried.append('password')
-        for _ in range(self.PASSWORD_TRIES):
-            secret = self._device.secret(f"{self._settings.name}'s password:") if method == 'password' else None
-            if self._attempt(transport, paramiko, method, secret) == []:
-                if secret is not None:
-                    self._kept = (method, secret)
-                return True
-        return False
 
 
 def public_blob(path):
@@ -1658,50 +2419,40 @@ class Link:
         """Make the first connection; a person may be asked. Raises Problem."""
         settings = self.settings
         self._tell('connecting', host=settings.host, port=settings.port)
-        transport, kind, blob = self._dial()
-        self._tell('connected', address=address_text(transport), key=kind, fingerprint=fingerprint(blob))
+        transport, blob = self._dial()
+        self._tell('connected', address=address_text(transport), key=key_type(blob), fingerprint=fingerprint(blob))
         self._adopt(transport)
 
     def _dial(self):
         settings = self.settings
         dialling = Dialling(settings.host, settings.port, settings.connect_timeout)
-        paramiko = load_paramiko()
+        load_paramiko()
         sock = dialling.socket()
         transport = None
         try:
-            transport = paramiko.Transport(sock)
-            transport.banner_timeout = transport.handshake_timeout = settings.connect_timeout
+            transport = new_transport(sock)
             prefer_host_key_types(transport, self._host_keys.types())
-            key = self._handshake(transport, paramiko)
-            blob = key.asbytes()
+            self._shake_hands(transport)
+            blob = transport.get_remote_server_key().asbytes()
             if blob != self._pinned:
-                self._host_keys.check(key.get_name(), blob)
+                self._host_keys.check(key_type(blob), blob)
                 if self._pinned:
                     raise Problem('host-key', f'{settings.host} now shows another host key than at the start: '
-                                  f'{key.get_name()} {fingerprint(blob)}.', 'Start again if that is expected.')
+                                  f'{key_type(blob)} {fingerprint(blob)}.', 'Start again if that is expected.')
                 self._pinned = blob
             self._credentials.use(transport)
             long_poll(transport)
-            return transport, key.get_name(), blob
+            return transport, blob
         except BaseException:
             transport.close() if transport else sock.close()
             raise
 
-    def _handshake(self, transport, paramiko):
-        settings = self.settings
-        where = f'{settings.host} port {settings.port}'
+    def _shake_hands(self, transport):
         try:
-            transport.start_client(timeout=settings.connect_timeout)
-            return transport.get_remote_server_key()
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            text = harmless(str(error))
-            if 'banner' in text or 'protocol version' in text:
-                raise Problem('connect', f'{where} answers, but not as an SSH server.', 'Check the port (-p).') from None
-            if 'no acceptable' in text.lower() or 'incompatible' in text.lower():
-                raise Problem('connect', f'{where} and this device have no common algorithms: {text}',
-                              'Update the older of the two.') from None
-            raise Problem('connect', f'{where} ended the connection before it was secure'
-                          + (f': {text}' if text else '.'), 'Try again; sshd may be limiting connections.') from None
+            shake_hands(transport, self.settings.connect_timeout)
+        except Problem as problem:
+            where = f'{self.settings.host} port {self.settings.port}'
+            raise Problem(problem.kind, f'{where}: {problem.message}', problem.hint) from None
 
     def _adopt(self, transport):
         with self._changed:
@@ -1835,7 +2586,7 @@ class Link:
             self._nudge.wait(pause * random.uniform(0.7, 1.0))
             self._nudge.clear()
             try:
-                transport, _, _ = self._dial()
+                transport, _ = self._dial()
             except Problem as problem:
                 if problem.kind in ('host-key', 'auth', 'key'):
                     with self._changed:
