@@ -18,12 +18,14 @@ redirect, the sign-in, the command line. A section uses only what stands above i
 """
 import base64
 import contextlib
+import errno
 import hashlib
 import io
 import itertools
 import os
 import queue
 import re
+import selectors
 import socket
 import struct
 import sys
@@ -107,7 +109,10 @@ def parse_destination(text):
 # The keys of ssh_config(5) that have a meaning here, as the manual spells them.
 CONFIG_KEYS = {key.lower(): key for key in (
     'HostName', 'User', 'Port', 'IdentityFile', 'IdentitiesOnly', 'UserKnownHostsFile', 'StrictHostKeyChecking',
-    'BatchMode', 'ConnectTimeout', 'ServerAliveInterval', 'ServerAliveCountMax')}
+    'BatchMode', 'ConnectTimeout', 'ServerAliveInterval', 'ServerAliveCountMax', 'ProxyJump', 'LocalForward',
+    'RemoteForward', 'DynamicForward', 'ExitOnForwardFailure', 'GatewayPorts', 'ClearAllForwardings')}
+# These add up; of the others the first value counts.
+LIST_KEYS = ('identityfile', 'localforward', 'remoteforward')
 
 
 def parse_option(text):
@@ -119,7 +124,7 @@ def parse_option(text):
     if key not in CONFIG_KEYS:
         raise usage_problem(f'-o {harmless(match[1])} is not an option of this script',
                             'It knows: ' + ', '.join(sorted(CONFIG_KEYS.values())))
-    return key, value
+    return 'localforward' if key == 'dynamicforward' else key, value
 
 
 class Settings(NamedTuple):
@@ -137,6 +142,10 @@ class Settings(NamedTuple):
     connect_timeout: float
     alive_interval: float
     alive_count: int
+    jumps: tuple
+    forwards: tuple
+    exit_on_forward_failure: bool
+    gateway_ports: bool
 
     @property
     def name(self):
@@ -151,7 +160,7 @@ DEFAULT_IDENTITIES = (OWN_IDENTITY, 'id_ed25519', 'id_ecdsa', 'id_rsa')
 def make_settings(destination, options, home, ssh_folder, local_user):
     """Settings from a looked-up configuration: `options` maps lower-case keys to text (lists for identityfile).
 
-    Raises Problem('config') for a value that ssh_config(5) does not allow.
+    Raises Problem('config') or Problem('usage') for a value that ssh_config(5) does not allow.
     """
     def words(key, default):
         return tuple(options[key].split()) if key in options else default
@@ -192,6 +201,11 @@ def make_settings(destination, options, home, ssh_folder, local_user):
     if not 0 < port < 65536:
         raise bad('port', 'a number from 1 to 65535')
     no_yes = {'no': False, 'yes': True, 'false': False, 'true': True}
+    jumps = options.get('proxyjump', 'none')
+    # paramiko keeps only one DynamicForward, so the configuration comes here with all of them as LocalForward.
+    local = [parse_forward('D' if re.fullmatch(r'(\S*[:/])?[0-9]+', text.strip()) else 'L', text)
+             for text in options.get('localforward', ())]
+    remote = [parse_forward('R', text) for text in options.get('remoteforward', ())]
     return Settings(
         alias=destination.host, host=host, port=port, user=user,
         identity_files=tuple(path(name) for name in named if name != 'none') if named
@@ -203,7 +217,11 @@ def make_settings(destination, options, home, ssh_folder, local_user):
             'yes': 'yes', 'true': 'yes', 'no': 'accept-new', 'false': 'accept-new', 'off': 'accept-new',
             'accept-new': 'accept-new', 'ask': 'ask'}),
         batch=choice('batchmode', 'no', **no_yes), connect_timeout=seconds('connecttimeout', 15) or 15,
-        alive_interval=seconds('serveraliveinterval', 15), alive_count=number('serveralivecountmax', 2) or 1)
+        alive_interval=seconds('serveraliveinterval', 15), alive_count=number('serveralivecountmax', 2) or 1,
+        jumps=() if jumps.lower() == 'none' else tuple(map(parse_destination, jumps.split(','))),
+        forwards=() if choice('clearallforwardings', 'no', **no_yes) else tuple(local + remote),
+        exit_on_forward_failure=choice('exitonforwardfailure', 'no', **no_yes),
+        gateway_ports=choice('gatewayports', 'no', clientspecified=False, **no_yes))
 
 
 class KnownKey(NamedTuple):
@@ -249,6 +267,197 @@ def names_match(patterns, name):
                 return False
             matched = True
     return matched
+
+
+# -- Forwards ----------------------------------------------------------------------------------------------------------
+
+class ForwardSpec(NamedTuple):
+    """One -L, -R or -D as a person wrote it. Without a host, each client names its target itself, by SOCKS."""
+    mode: str           # "L", "R" or "D"
+    bind: str           # "" where none was given, "*" for every interface
+    port: int
+    host: str = ""
+    hostport: int = 0
+
+    def __str__(self):
+        fields = [self.bind] if self.bind else []
+        fields.append(str(self.port))
+        if self.host:
+            fields += [self.host, str(self.hostport)]
+        return ":".join(f"[{field}]" if ":" in field else field for field in fields)
+
+
+def parse_forward(mode, text):
+    """The spec in `text`, as ssh(1) writes it after -L, -R or -D, or ssh_config(5) after the keyword."""
+    def wrong(reason):
+        shape = {"L": "[bind:]port:host:hostport", "D": "[bind:]port",
+                 "R": "[bind:]port:host:hostport, or [bind:]port"}[mode]
+        return Problem("usage", f"-{mode} {text!a}: {reason}", f"Write it as {shape}.", 2)
+
+    if "/" in text or "\\" in text:
+        raise wrong("Unix sockets are not forwarded, only TCP")
+    fields = _split_fields(":".join(text.split()))
+    if fields is None:
+        raise wrong("the brackets do not match")
+    allowed = {"L": (3, 4), "R": (1, 2, 3, 4), "D": (1, 2)}[mode]
+    if len(fields) not in allowed:
+        raise wrong("an IPv6 address needs brackets" if len(fields) > 4 else "too many or too few fields")
+    # ssh takes an empty bind address for every interface, and a missing one for loopback.
+    bind = (fields.pop(0) or "*") if len(fields) in (2, 4) else ""
+    port = _port(fields[0])
+    host, hostport = (fields[1], _port(fields[2])) if len(fields) == 3 else ("", 0)
+    if port is None or hostport is None or (len(fields) == 3 and not hostport):
+        raise wrong("a port is a number from 1 to 65535 (0 to listen on any free one)")
+    if len(fields) == 3 and not host:
+        raise wrong("the host to connect to is missing")
+    if not all(_is_plain(name) for name in (bind, host)):
+        raise wrong("that is no host name")
+    return ForwardSpec(mode, bind, port, host, hostport)
+
+
+def _split_fields(text):
+    fields = []
+    while True:
+        if text.startswith("["):
+            field, bracket, text = text[1:].partition("]")
+            if not bracket or not (text == "" or text.startswith(":")):
+                return None
+            colon, text = text[:1], text[1:]
+        else:
+            field, colon, text = text.partition(":")
+        fields.append(field)
+        if not colon:
+            return fields
+
+
+def _port(text):
+    if not (text.isascii() and text.isdigit() and len(text) <= 5):
+        return None
+    return int(text) if int(text) <= 65535 else None
+
+
+def _is_plain(name):
+    return len(name) <= 255 and name.isprintable() and not name.startswith("-") and " " not in name
+
+
+class Socks:
+    """The server's side of SOCKS 4, 4a and 5, as far as the request, without any I/O.
+
+    Feed it what the client sends and send the client what feed() returns, until `target` is known or `refused`
+    is set. Then send what answer() returns; what the client sent beyond its request is in `early`.
+    """
+    NAME_LIMIT = 255
+    # The reason for a failure, and its reply code in SOCKS 5. SOCKS 4 has one code for all of them.
+    CODES = {"": 0, "failed": 1, "forbidden": 2, "unreachable": 4, "refused": 5, "command": 7, "address": 8}
+
+    def __init__(self):
+        self.target = None      # (host, port)
+        self.refused = False
+        self._unread = bytearray()
+        self._parse = self._version
+        self._reply = b""
+
+    @property
+    def early(self):
+        return bytes(self._unread)
+
+    def feed(self, data):
+        self._unread += data
+        self._reply = b""
+        while not (self.target or self.refused):
+            self._position = 0
+            try:
+                following = self._parse()
+            except _TooShort:
+                break
+            del self._unread[:self._position]
+            self._parse = following
+        return self._reply
+
+    def answer(self, failure=""):
+        """The reply to the request: it was met, or why it was not."""
+        code = self.CODES[failure]
+        if self._four:
+            return bytes([0, 91 if code else 90, 0, 0, 0, 0, 0, 0])
+        return bytes([5, code, 0, 1, 0, 0, 0, 0, 0, 0])
+
+    def _take(self, count):
+        start, self._position = self._position, self._position + count
+        if self._position > len(self._unread):
+            raise _TooShort
+        return bytes(self._unread[start:self._position])
+
+    def _take_until_zero(self):
+        end = self._unread.find(0, self._position, self._position + self.NAME_LIMIT + 1)
+        if end >= 0:
+            return self._take(end + 1 - self._position)[:-1]
+        if len(self._unread) - self._position > self.NAME_LIMIT:
+            return None
+        raise _TooShort
+
+    def _take_port(self):
+        return int.from_bytes(self._take(2), "big")
+
+    def _refuse(self, reply=b""):
+        self.refused = True
+        self._reply += reply
+
+    def _go_to(self, host, port):
+        if host is None or not host or not _is_plain(host):
+            return self._refuse(self.answer("failed"))
+        self.target = host, port
+
+    def _version(self):
+        version = self._take(1)[0]
+        self._four = version == 4
+        if version not in (4, 5):
+            return self._refuse()
+        return self._request4 if self._four else self._greeting
+
+    def _request4(self):
+        command, port, address = self._take(1)[0], self._take_port(), self._take(4)
+        user = self._take_until_zero()
+        # 4a: an address that cannot be one, 0.0.0.x, says that a name follows.
+        named = address[:3] == bytes(3) and address[3] != 0
+        host = self._take_until_zero() if named and user is not None else b""
+        if command != 1 or user is None or host is None:
+            return self._refuse(self.answer("command"))
+        self._go_to(_text(host) if named else socket.inet_ntoa(address), port)
+
+    def _greeting(self):
+        methods = self._take(self._take(1)[0])
+        if 0 not in methods:
+            return self._refuse(b"\x05\xff")
+        self._reply += b"\x05\x00"
+        return self._request5
+
+    def _request5(self):
+        version, command, _, kind = self._take(4)
+        if version != 5:
+            return self._refuse()
+        if kind == 1:
+            host = socket.inet_ntoa(self._take(4))
+        elif kind == 3:
+            host = _text(self._take(self._take(1)[0]))
+        elif kind == 4:
+            host = socket.inet_ntop(socket.AF_INET6, self._take(16))
+        else:
+            return self._refuse(self.answer("address"))
+        port = self._take_port()
+        if command != 1:
+            return self._refuse(self.answer("command"))
+        self._go_to(host, port)
+
+
+class _TooShort(Exception):
+    """The client has not sent enough yet."""
+
+
+def _text(name):
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 # -- Pairing, and the text of a configuration --------------------------------------------------------------------------
@@ -614,6 +823,7 @@ class DeviceCodeScanner:
 
 # -- What a browser sends ----------------------------------------------------------------------------------------------
 
+CODEX_PORTS = (1455, 1457)
 SUCCESS_PATH = '/success'       # where codex sends the browser after the redirect; it ends when that was asked for
 
 
@@ -752,6 +962,10 @@ class Device:
             return getpass.getuser()
         except (KeyError, OSError, ImportError):
             return 'root'
+
+    def terminal_width(self):
+        import shutil
+        return shutil.get_terminal_size().columns
 
     # -- clipboard and browser
 
@@ -1073,6 +1287,23 @@ class TextReport:
         """A line that a person needs."""
         print(text, flush=True)
 
+    def warn(self, text):
+        """A line about something that went wrong, while the rest goes on."""
+        print(text, file=sys.stderr, flush=True)
+
+    @property
+    def live(self):
+        """Whether a line can be written over and over."""
+        return not self.quiet and sys.stderr.isatty()
+
+    def status(self, text, width):
+        """Show `text` in place of the last status line."""
+        print('\r' + text[:width - 1].ljust(width - 1), end='', file=sys.stderr, flush=True)
+
+    def _listening(self, mode, bind, port):
+        if mode != 'redirect':
+            self.note(f'-{mode} {"[" + bind + "]" if ":" in bind else bind or "*"}:{port} is open.')
+
     def _connecting(self, host, port):
         self.note(f'Connecting to {host} …')
 
@@ -1129,10 +1360,15 @@ class JsonReport:
             self._stream.write(self.outcome + '\n')
             self._stream.flush()
 
+    live = False
+
     def note(self, text):
         pass
 
     show = note
+
+    def warn(self, text):
+        print(text, file=sys.stderr, flush=True)
 
 
 # == 4. Paramiko as found ==============================================================================================
@@ -1935,6 +2171,16 @@ def _decode(data):
         x = PRIME - x
     return x, y, 1, x * y % PRIME
 
+def close_together(transport, other):
+    """Have `other`, the connection to a jump host, closed when `transport` is."""
+    close = transport.close
+
+    def close_both():
+        close()
+        other.close()
+    transport.close = close_both
+
+
 # ---- requests and configuration ---------------------------------------------------------------------
 
 def exec_with_input(channel, command, data):
@@ -2029,14 +2275,14 @@ def find_settings(destination, device, overrides=(), config_file=None):
     else:
         text = (read_config(os.path.join(device.ssh_folder, 'config'), device.ssh_folder)
                 + 'Host *\n' + read_config('/etc/ssh/ssh_config', '/etc/ssh'))
+    text = re.sub(r'(?mi)^(\s*)DynamicForward\b', r'\1LocalForward', text)
     options = dict(ssh_config(text).lookup(destination.host)) if text.strip() != 'Host *' else {}
     options.pop('hostname', None) if options.get('hostname') == destination.host else None
     named = dict(reversed(overrides))
     destination = destination._replace(user=named.get('user', destination.user), port=(
         parse_port(named['port'], 'The port') if 'port' in named else destination.port))
-    files = [value for key, value in overrides if key == 'identityfile']
     for key, value in reversed(overrides):
-        options[key] = files + options.get('identityfile', []) if key == 'identityfile' else value
+        options[key] = [value, *options.get(key, [])] if key in LIST_KEYS else value
     if options.get('proxycommand'):
         raise Problem('config', f'The ssh configuration has a ProxyCommand for {destination.host}, '
                       'which this script does not run.', 'Use ProxyJump there, or name another file with -F.')
@@ -2389,6 +2635,69 @@ def public_blob(path):
         return None
 
 
+class Hop:
+    """One server on the way: what connects to it, checks its key and authenticates, the first time and again."""
+
+    def __init__(self, settings, device):
+        self._settings = settings
+        self._credentials = Credentials(settings, device)
+        self._host_keys = HostKeys(settings, device)
+        self._pinned = None     # the key that was trusted first; a connection made anew must show the same
+
+    def connect(self, through=None):
+        """(an authenticated Transport, the host key's bytes), by TCP or `through` another Transport. Raises Problem."""
+        if through is None:
+            dialling = Dialling(self._settings.host, self._settings.port, self._settings.connect_timeout)
+            load_paramiko()
+            sock = dialling.socket()
+        else:
+            sock = self._channel(through)
+        transport = None
+        try:
+            transport = new_transport(sock)
+            if through is not None:
+                close_together(transport, through)
+            prefer_host_key_types(transport, self._host_keys.types())
+            self._shake_hands(transport)
+            blob = transport.get_remote_server_key().asbytes()
+            self._check(blob)
+            self._credentials.use(transport)
+            long_poll(transport)
+            return transport, blob
+        except BaseException:
+            transport.close() if transport else sock.close()
+            if through is not None:
+                through.close()
+            raise
+
+    def _channel(self, through):
+        settings = self._settings
+        paramiko = load_paramiko()
+        try:
+            return through.open_channel('direct-tcpip', (settings.host, settings.port), ('127.0.0.1', 0),
+                                        timeout=settings.connect_timeout)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            through.close()
+            raise Problem('connect', f'The jump host does not reach {settings.host} port {settings.port}: '
+                          f'{harmless(str(error))}.', 'Check address and port as the jump host sees them.') from None
+
+    def _shake_hands(self, transport):
+        try:
+            shake_hands(transport, self._settings.connect_timeout)
+        except Problem as problem:
+            where = f'{self._settings.host} port {self._settings.port}'
+            raise Problem(problem.kind, f'{where}: {problem.message}', problem.hint) from None
+
+    def _check(self, blob):
+        if blob == self._pinned:
+            return
+        self._host_keys.check(key_type(blob), blob)
+        if self._pinned:
+            raise Problem('host-key', f'{self._settings.host} now shows another host key than at the start: '
+                          f'{key_type(blob)} {fingerprint(blob)}.', 'Start again if that is expected.')
+        self._pinned = blob
+
+
 class Link:
     """One SSH connection to one server, made anew whenever it is lost.
 
@@ -2399,14 +2708,12 @@ class Link:
     PROBE = 1.5             # seconds that a connection has after a freeze to answer a question
     PAUSES = (0, 0.3, 1, 2, 4, 8, 15, 30)
 
-    def __init__(self, settings, device, tell):
-        self.settings, self._device, self._tell = settings, device, tell
-        self._credentials = Credentials(settings, device)
-        self._host_keys = HostKeys(settings, device)
+    def __init__(self, settings, device, tell, jumps=()):
+        self.settings, self._tell = settings, tell
+        self._hops = [Hop(hop, device) for hop in (*jumps, settings)]
         self._transport = None
         self._changed = threading.Condition()
         self._nudge = threading.Event()
-        self._pinned = None     # the key that was trusted first; a connection made anew must show the same
         self._closed = False
         self._problem = None
         self._subscribers = []
@@ -2424,35 +2731,11 @@ class Link:
         self._adopt(transport)
 
     def _dial(self):
-        settings = self.settings
-        dialling = Dialling(settings.host, settings.port, settings.connect_timeout)
-        load_paramiko()
-        sock = dialling.socket()
+        """A Transport to the server, through the jump hosts; closing it closes theirs. The server's host key."""
         transport = None
-        try:
-            transport = new_transport(sock)
-            prefer_host_key_types(transport, self._host_keys.types())
-            self._shake_hands(transport)
-            blob = transport.get_remote_server_key().asbytes()
-            if blob != self._pinned:
-                self._host_keys.check(key_type(blob), blob)
-                if self._pinned:
-                    raise Problem('host-key', f'{settings.host} now shows another host key than at the start: '
-                                  f'{key_type(blob)} {fingerprint(blob)}.', 'Start again if that is expected.')
-                self._pinned = blob
-            self._credentials.use(transport)
-            long_poll(transport)
-            return transport, blob
-        except BaseException:
-            transport.close() if transport else sock.close()
-            raise
-
-    def _shake_hands(self, transport):
-        try:
-            shake_hands(transport, self.settings.connect_timeout)
-        except Problem as problem:
-            where = f'{self.settings.host} port {self.settings.port}'
-            raise Problem(problem.kind, f'{where}: {problem.message}', problem.hint) from None
+        for hop in self._hops:
+            transport, blob = hop.connect(transport)
+        return transport, blob
 
     def _adopt(self, transport):
         with self._changed:
@@ -2619,30 +2902,452 @@ def address_text(transport):
 
 
 # == 6. Forwards =======================================================================================================
-# Listeners, here or at the server, and the streams that go through the link.
+# -L, -R and -D. Each is a listener, here or at the server, a way to choose the target, one pump.
+
+BACKLOG = 1024              # connections that the system keeps waiting: five, the usual, lose some under load
+
 
 def listen(bind, port):
-    """Listening sockets on `bind`; 'localhost' means both loopback addresses. Raises Problem('listen')."""
-    addresses = {'localhost': ('127.0.0.1', '::1')}.get(bind, (bind,))
-    sockets = []
-    for address in addresses:
-        family = socket.AF_INET6 if ':' in address else socket.AF_INET
+    """Open the listening sockets for `bind`: "" or "localhost" is both loopbacks, "*" every interface.
+
+    Port 0 is any free one, the same on all of them. They do not block. Raises Problem "listen".
+    """
+    try:
+        addresses = _addresses(bind)
+        # A port that was free for one family may be taken in the other: then take another.
+        attempts = 10 if port == 0 else 1
+        while True:
+            try:
+                return _listen_on_each(addresses, port)
+            except OSError as error:
+                attempts -= 1
+                if not attempts or error.errno != errno.EADDRINUSE:
+                    raise
+    except (OSError, UnicodeError) as error:
+        raise _listen_problem(bind, port, error) from error
+
+
+def _addresses(bind):
+    if bind in ("", "localhost"):
+        return [(socket.AF_INET, ("127.0.0.1",)), (socket.AF_INET6, ("::1",))]
+    if bind == "*":
+        return [(socket.AF_INET, ("0.0.0.0",)), (socket.AF_INET6, ("::",))]
+    found = socket.getaddrinfo(bind, 0, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys((family, (where[0], *where[2:])) for family, _, _, _, where in found))
+
+
+def _listen_on_each(addresses, port):
+    listeners, missing = [], None
+    try:
+        for family, (address, *scope) in addresses:
+            try:
+                listeners.append(_listener(family, (address, port, *scope)))
+            except OSError as error:
+                # A device without IPv6, or without IPv4, listens on what it has.
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+                missing = error
+            else:
+                port = listeners[0].getsockname()[1]
+        if not listeners:
+            raise missing
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _listener(family, where):
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "nt":
+            # There SO_REUSEADDR means that two programs may have one port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(where)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _listen_problem(bind, port, error):
+    where = f"port {port} of {bind or 'localhost'}"
+    unknown = isinstance(error, (socket.gaierror, UnicodeError))
+    reason, hint = {
+        errno.EADDRINUSE: ("another program on this device has it", "End that program, or choose another port."),
+        errno.EACCES: ("not allowed", "Ports below 1024 are often reserved: choose a higher one."),
+        errno.EADDRNOTAVAIL: ("no such address on this device",
+                              "Without a bind address, only this device itself can connect."),
+    }.get(errno.EADDRNOTAVAIL if unknown else error.errno, (str(error), ""))
+    return Problem("listen", f"Cannot listen on {where}: {reason}", hint)
+
+
+class Pump:
+    """Moves bytes between a socket and a channel: each direction until its own end of file, every byte once.
+
+    What the receiver does not take waits at the sender: no more than a channel's window is kept here.
+    """
+    PIECE = 2 * (32 * 1024 - 64)    # two full packets, as paramiko cuts them for a server with OpenSSH's limit
+    EVERYTHING = 1 << 30            # that is, the window; to take only a part makes paramiko move the rest
+
+    def __init__(self, sock, channel):
+        self.sock, self.channel = sock, channel
+        self.up = self.down = 0     # bytes, from socket to channel and back
+        self._ways = 2
+        self._lock = threading.Lock()
+
+    def run(self):
+        """Return when both directions have ended, or one of the ends is gone. Both ends may be closed then."""
+        self.sock.settimeout(None)
+        self.channel.settimeout(None)
+        _set_option(self.sock, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        upwards = _start(self._send_up)
+        self._send_down()
+        # Upwards may go on for long. The channel closes after that, or when the far end is gone altogether.
+        self.channel.status_event.wait()
+        self.stop()
+        upwards.join()
+
+    def stop(self):
+        """End it now, from any thread."""
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((address, port))
-            sock.listen(1024)
-            sockets.append(sock)
+            self.sock.shutdown(socket.SHUT_RD)      # wakes a thread that reads
+        except OSError:
+            pass
+        self.channel.close()
+
+    def _send_up(self):
+        try:
+            while data := self.sock.recv(self.PIECE):
+                self.channel.sendall(data)
+                self.up += len(data)
+            self.channel.shutdown_write()
+            self._one_way_ended()
+        except Exception:       # OSError, and paramiko's several kinds for a connection that is lost
+            self.channel.close()
+
+    def _send_down(self):
+        try:
+            while data := self.channel.recv(self.EVERYTHING):
+                self.sock.sendall(data)
+                self.down += len(data)
+            if self.channel.eof_received:
+                self.sock.shutdown(socket.SHUT_WR)
+                self._one_way_ended()
+            else:
+                # The connection was lost on the way. The reader must not take what it has for the whole.
+                _set_option(self.sock, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except Exception:
+            self.channel.close()
+
+    def _one_way_ended(self):
+        with self._lock:
+            self._ways -= 1
+            last = self._ways == 0
+        if last:
+            self.channel.close()
+
+
+def _set_option(sock, level, name, value):
+    try:
+        sock.setsockopt(level, name, value)
+    except OSError:
+        pass        # the other end is gone already, as the next read will tell
+
+
+def _hang_up(client):
+    """End a socket or channel that another thread may be reading from: that one wakes, and closes a socket."""
+    try:
+        client.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    if not isinstance(client, socket.socket):
+        client.close()
+
+
+def _start(function, *arguments):
+    # A daemon, so that nothing that is still open holds up the end of the program.
+    thread = threading.Thread(target=function, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
+class Unreachable(Problem):
+    """A client's target could not be reached; `reason` as in Socks.CODES."""
+
+    def __init__(self, reason, target, words):
+        super().__init__("forward", f"{target[0]} port {target[1]}: {words}")
+        self.reason = reason
+
+
+def reach_from_server(transport, target, origin):
+    """A channel from the server to `target`, for a client whose own address is `origin`."""
+    try:
+        # No time-out: paramiko would forget the channel, and the server keep it.
+        return transport.open_channel("direct-tcpip", target, origin)
+    except Exception as error:      # paramiko's several kinds
+        reason, words = {
+            1: ("forbidden", "the server does not allow connections to it"),
+            2: ("refused", "the server gets no connection to it"),
+        }.get(getattr(error, "code", None), ("failed", "the connection to the server was lost"))
+        raise Unreachable(reason, target, words) from error
+
+
+def reach_from_here(target, limit=30.0):
+    """A socket from this device to `target`."""
+    try:
+        return socket.create_connection(target, limit)
+    except (OSError, UnicodeError) as error:
+        refused = isinstance(error, ConnectionRefusedError)
+        raise Unreachable("refused" if refused else "unreachable", target,
+                          "refused" if refused else str(error)) from error
+
+
+class _Forward:
+    """One spec at work, and the clients that use it."""
+
+    def __init__(self, spec):
+        self.spec = spec
+        self.bound = []             # (address, port), as they really are
+        self.transport = None       # for -R: the connection that listens for it
+        self._lock = threading.Lock()
+        self._clients = {}          # socket or channel: its pump, once there is one
+        self._moved = [0, 0]        # bytes up and down, of clients that are gone
+
+    def enter(self, client, pump=None):
+        with self._lock:
+            self._clients[client] = pump
+
+    def leave(self, client):
+        with self._lock:
+            pump = self._clients.pop(client)
+            if pump:
+                self._moved = [self._moved[0] + pump.up, self._moved[1] + pump.down]
+
+    def counts(self):
+        with self._lock:
+            pumps = [pump for pump in self._clients.values() if pump]
+            return (len(self._clients), self._moved[0] + sum(pump.up for pump in pumps),
+                    self._moved[1] + sum(pump.down for pump in pumps))
+
+    def stop(self):
+        with self._lock:
+            clients = list(self._clients.items())
+        for client, pump in clients:
+            if pump:
+                pump.stop()
+            else:
+                _hang_up(client)
+
+
+class Forwards:
+    """The forwards of one link. They live until close(), through any number of connections.
+
+    `tell(kind, **fields)` hears of "listening" (mode, bind, port) when the server listens again after a
+    reconnect, "waiting" (mode, bind, port) while it does not yet, and "unreached" (message) of a client's target.
+    """
+    LINK_LIMIT = 30.0       # s that a new client waits for a connection that is being made anew
+    CHOICE_LIMIT = 30.0     # s that a client may take to name its target by SOCKS
+    LONGEST_PAUSE = 30.0    # s between two requests for a port that the server does not give yet
+
+    def __init__(self, link, tell, gateway_ports=False):
+        self._link, self._tell, self._gateway_ports = link, tell, gateway_ports
+        self._forwards = []
+        self._asking = threading.RLock()
+        self._closed = threading.Event()
+        self._selector = selectors.DefaultSelector()
+        self._bell, self._button = socket.socketpair()
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        _start(self._accept)
+        link.subscribe(self._connected)
+
+    @property
+    def bound(self):
+        """What is listened on: (mode, address, port), with the real port."""
+        return [(forward.spec.mode, *where) for forward in self._forwards for where in forward.bound]
+
+    def counts(self):
+        """For each spec: (spec, clients, bytes up, bytes down); up is from the client to its target."""
+        return [(forward.spec, *forward.counts()) for forward in self._forwards]
+
+    def add(self, spec):
+        """Listen for `spec`, here or at the server. Raises Problem "listen"."""
+        forward = _Forward(spec)
+        if spec.mode == "R":
+            self._add_remote(forward)
+            return
+        for listener in listen(spec.bind or ("*" if self._gateway_ports else ""), spec.port):
+            forward.bound.append(listener.getsockname()[:2])
+            self._selector.register(listener, selectors.EVENT_READ, forward)
+        self._forwards.append(forward)
+        self._button.send(b"!")
+
+    def close(self):
+        """End everything, at once."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._button.send(b"!")
+        # Not here: to close a channel means to write to a connection that may be stuck.
+        for forward in self._forwards:
+            _start(forward.stop)
+
+    # --- listeners here
+
+    def _accept(self):
+        while not self._closed.is_set():
+            for key, _ in self._selector.select():
+                if key.fileobj is self._bell:
+                    self._bell.recv(1024)
+                else:
+                    self._accept_one(key.fileobj, key.data)
+        for key in list(self._selector.get_map().values()):
+            key.fileobj.close()
+        self._selector.close()
+
+    def _accept_one(self, listener, forward):
+        try:
+            client, origin = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return      # the client left before its turn
         except OSError as error:
-            if sockets and address == '::1':
-                continue
-            for other in sockets:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self._closed.wait(0.1)      # until others have ended
+            else:
+                self._renew(listener, forward)
+            return
+        _start(self._serve, forward, client, origin[:2])
+
+    def _renew(self, listener, forward):
+        """A listener is dead: iOS takes them away while an app sleeps."""
+        family, where = listener.family, listener.getsockname()
+        self._selector.unregister(listener)
+        listener.close()
+        try:
+            self._selector.register(_listener(family, where), selectors.EVENT_READ, forward)
+        except OSError as error:
+            self._tell("lost", mode=forward.spec.mode, bind=where[0], port=where[1], message=str(error))
+
+    def _serve(self, forward, client, origin):
+        def reach(target):
+            return reach_from_server(self._link.transport(self.LINK_LIMIT), target, origin)
+
+        self._join(forward, client, reach)
+
+    # --- listeners at the server
+
+    def _add_remote(self, forward):
+        with self._asking:
+            transport = self._link.transport()
+            self._forwards.append(forward)
+            if not self._ask(forward, transport):
+                self._forwards.remove(forward)
+                raise Problem("listen", f"The server does not listen on port {forward.spec.port} for -R",
+                              "Another program there may have the port, or the server's AllowTcpForwarding or "
+                              "PermitListen forbids it.")
+
+    def _ask(self, forward, transport):
+        """Have the server listen. False where it refuses."""
+        with self._asking:
+            if forward.transport is transport:
+                return True
+            spec = forward.spec
+            bind = {"": "localhost", "*": ""}.get(spec.bind, spec.bind)
+            port = forward.bound[0][1] if forward.bound else spec.port
+            try:
+                with self._link.asking:
+                    port = transport.request_port_forward(bind, port, self._arrived)
+            except Exception:       # paramiko's several kinds
+                return False
+            forward.bound = [(bind, port)]
+            forward.transport = transport
+            return True
+
+    def _connected(self, transport):
+        if any(forward.spec.mode == "R" for forward in self._forwards):
+            _start(self._ask_again, transport)
+
+    def _ask_again(self, transport):
+        """After a reconnect: the old session may hold the ports for a while yet."""
+        pause = 0.5
+        waiting = [forward for forward in self._forwards if forward.spec.mode == "R"]
+        while waiting and transport.is_active() and not self._closed.is_set():
+            for forward in waiting[:]:
+                (bind, port), regained = forward.bound[0], self._ask(forward, transport)
+                if regained:
+                    waiting.remove(forward)
+                if regained or pause == 0.5:
+                    self._tell("listening" if regained else "waiting", mode="R", bind=bind, port=port)
+            if waiting:
+                self._closed.wait(pause)
+                pause = min(2 * pause, self.LONGEST_PAUSE)
+
+    def _arrived(self, channel, origin, server):
+        # Called by paramiko's own thread, which must not wait.
+        _start(self._serve_remote, channel, server)
+
+    def _serve_remote(self, channel, server):
+        with self._asking:      # the port may have been given, and used, a moment ago
+            listening = [forward for forward in self._forwards
+                         if forward.transport is channel.get_transport() and forward.bound[0][1] == server[1]]
+        # Two addresses may share a port. A server may also spell the address otherwise than it was asked for.
+        listening.sort(key=lambda forward: forward.bound[0][0] != server[0])
+        if listening:
+            self._join(listening[0], channel, reach_from_here)
+        else:
+            channel.close()
+
+    # --- one client, from whichever side
+
+    def _join(self, forward, client, reach):
+        """Serve one client to its end: `reach(target)` gives the other end, by socket or channel as well."""
+        forward.enter(client)
+        other = None
+        try:
+            if forward.spec.host:
+                other = reach((forward.spec.host, forward.spec.hostport))
+            else:
+                other = self._reach_by_socks(client, reach)
+            pump = Pump(other, client) if forward.spec.mode == "R" else Pump(client, other)
+            forward.enter(client, pump)
+            if not self._closed.is_set():
+                pump.run()
+        except Problem as problem:
+            self._tell("unreached", message=problem.message)
+        except Exception:
+            pass        # the client left before its target was reached
+        finally:
+            forward.leave(client)
+            client.close()
+            if other:
                 other.close()
-            raise Problem('listen', f'Port {port} of this device is in use ({error.strerror}).',
-                          f'End what listens there (another login, or a local codex), or wait for it.') from None
-    return sockets
+
+    def _reach_by_socks(self, client, reach):
+        socks, end = Socks(), time.monotonic() + self.CHOICE_LIMIT
+        while not socks.target:
+            client.settimeout(max(0.001, end - time.monotonic()))
+            data = client.recv(1024)
+            answer = socks.feed(data)
+            if answer:
+                client.sendall(answer)
+            if socks.refused or not data:
+                raise ConnectionError("no target was named")
+        try:
+            other = reach(socks.target)
+        except Problem as problem:
+            client.sendall(socks.answer(getattr(problem, "reason", "failed")))
+            raise
+        client.sendall(socks.answer())
+        if socks.early:
+            other.sendall(socks.early)
+        return other
 
 
 # == 7. Remote login ===================================================================================================
@@ -3347,7 +4052,8 @@ class Login:
     def __init__(self, options, settings, device, report):
         self._options, self._settings, self._device, self._report = options, settings, device, report
         self._inbox = queue.Queue()
-        self._link = Link(settings, device, self._tell)
+        self._link = Link(settings, device, self._tell, options.jumps)
+        self._forwards = None
         self._sessions = Sessions(device, report.note)
         self._server = f'{settings.user}@{settings.host}:{settings.port}'
         self._command = make_command(options.command, options.device_auth)
@@ -3383,6 +4089,7 @@ class Login:
             self._device.typed_lines(self._typed)
         try:
             self._link.connect()
+            self._open_forwards()
             if not self._begin(redirect):
                 return 0
             self._link.keep()
@@ -3396,7 +4103,17 @@ class Login:
             self._device.returned()
             if self._relay:
                 self._relay.close()
+            if self._forwards:
+                self._forwards.close()
             self._link.close()
+
+    def _open_forwards(self):
+        """The forwards of the command line; those of the configuration belong to -N."""
+        # `-L 1455:localhost:1455` is the old cure for what the relay does here.
+        specs = [spec for spec in self._options.forwards
+                 if not (self._command.codex and spec.mode == 'L' and spec.port == spec.hostport in CODEX_PORTS)]
+        if specs:
+            self._forwards = open_forwards(self._link, specs, self._settings, self._report)
 
     def _remote_attend(self, transport):
         self._remote.attend(transport)
@@ -3656,6 +4373,94 @@ class Login:
         self._relay.deliver_target(redirect.target)
 
 
+def open_forwards(link, specs, settings, report):
+    """The Forwards for `specs`, each reported. Raises Problem('listen') where ExitOnForwardFailure says so."""
+    def tell(event, message='', **fields):
+        if event == 'listening':
+            report.tell('listening', **fields)
+        elif message:
+            report.warn(message)
+
+    forwards = Forwards(link, tell, settings.gateway_ports)
+    for spec in specs:
+        known = set(forwards.bound)
+        try:
+            forwards.add(spec)
+        except Problem as problem:
+            if settings.exit_on_forward_failure:
+                forwards.close()
+                raise
+            report.warn(f'{problem.message}. {problem.hint}')
+        for mode, bind, port in forwards.bound:
+            if (mode, bind, port) not in known:
+                report.tell('listening', mode=mode, bind=bind, port=port)
+                if mode == 'R' and not spec.port:
+                    report.note(f'Allocated port {port} for remote forward to {spec.host or "SOCKS"}'
+                                + (f':{spec.hostport}' if spec.host else ''))
+    return forwards
+
+
+class Tunnels:
+    """Forwards only (-N), until a person interrupts them."""
+    TICK = 15.0             # seconds between looks at an idle connection
+
+    def __init__(self, options, settings, device, report):
+        self._options, self._settings, self._device, self._report = options, settings, device, report
+        self._inbox = queue.Queue()
+        self._link = Link(settings, device, self._tell, options.jumps)
+
+    def _tell(self, event, **fields):
+        if event == 'link-failed':
+            self._inbox.put(fields['problem'])
+        else:
+            self._report.tell(event, **fields)
+
+    def run(self):
+        """Returns never: raises KeyboardInterrupt, or Problem where the connection cannot be made again."""
+        forwards = None
+        try:
+            self._link.connect()
+            specs = (*self._options.forwards, *self._settings.forwards)
+            forwards = open_forwards(self._link, specs, self._settings, self._report)
+            self._link.keep(self.TICK)
+            self._report.note('Tunnels are open. Ctrl-C, or q and return, ends them.')
+            if not self._options.json:
+                self._device.typed_lines(self._typed)
+            self._wait(forwards)
+        finally:
+            if forwards:
+                forwards.close()
+            self._link.close()
+
+    def _typed(self, line):
+        if line.lower() in ('q', 'quit'):
+            self._inbox.put(KeyboardInterrupt())
+
+    def _wait(self, forwards):
+        live = self._report.live and self._device.terminal_width()
+        shown = None
+        while True:
+            try:
+                raise self._inbox.get(timeout=1.0 if live else None)
+            except queue.Empty:
+                text = traffic(forwards.counts())
+                if text != shown:
+                    self._report.status(text, live)
+                    shown = text
+
+
+def traffic(counts):
+    """One line about what goes through forwards: how many connections are open, bytes from and to their clients."""
+    def size(number):
+        for unit in ('B', 'kB', 'MB'):
+            if number < 1000:
+                return f'{number:.3g} {unit}'
+            number /= 1000
+        return f'{number:.3g} GB'
+    return f'{sum(count for _, count, _, _ in counts)} open  ↑ {size(sum(up for *_, up, _ in counts))}' \
+           f'  ↓ {size(sum(down for *_, down in counts))}'
+
+
 def ago(seconds):
     return f'{seconds / 60:.0f} min ago' if seconds >= 90 else f'{seconds:.0f} s ago'
 
@@ -3737,13 +4542,13 @@ def make_key(path):
                       'Check the folder, or name another file with -i.') from None
 
 
-def install_key(settings, path, device, report):
+def install_key(settings, jumps, path, device, report):
     """Make a key for this device and have the server accept it; says so only after a login by that key.
 
     Raises Problem.
     """
     public = make_key(path)
-    link = Link(settings, device, report.tell)
+    link = Link(settings, device, report.tell, jumps)
     try:
         link.connect()
         mark = hash_of(public)[:16]
@@ -3761,7 +4566,7 @@ def install_key(settings, path, device, report):
         raise Problem('key', f'The key could not be added to ~/.ssh/authorized_keys at {settings.alias}.',
                       'Look at the space and permissions there.')
     proof = Link(settings._replace(identity_files=(path,), identities_named=True, identities_only=True, batch=True),
-                 device, lambda event, **fields: None)
+                 device, lambda event, **fields: None, jumps)
     try:
         proof.connect()
     except Problem as problem:
@@ -3839,6 +4644,14 @@ def make_parser():
     add('-i', metavar='FILE', dest='identities', action='append', default=[], help='private key; may be repeated')
     add('-F', metavar='FILE', dest='config', help="ssh configuration; 'none' for none")
     add('-o', metavar='KEY=VALUE', dest='settings', action='append', default=[], help='an option as in ssh_config(5)')
+    add('-J', metavar='HOST[,HOST]', dest='jump', help='connect through these servers')
+    add('-L', metavar='[BIND:]PORT:HOST:HOSTPORT', dest='local', action='append', default=[],
+        help='forward a port of this device to what the server reaches')
+    add('-R', metavar='[BIND:]PORT[:HOST:HOSTPORT]', dest='remote', action='append', default=[],
+        help='forward a port of the server to what this device reaches (without HOST: SOCKS)')
+    add('-D', metavar='[BIND:]PORT', dest='dynamic', action='append', default=[],
+        help='a SOCKS proxy on this device, going out at the server')
+    add('-N', dest='only_forwards', action='store_true', help='no command: forwards only, until interrupted')
     add('-v', dest='verbose', action='store_true', help="show the program's lines and the log of the connection")
     add('-q', dest='quiet', action='store_true', help='no lines about progress')
     add('--device-auth', action='store_true', help='sign in with a one-time code instead of a redirect')
@@ -3871,7 +4684,13 @@ def read_arguments(words):
         overrides.insert(0, ('port', str(parse_port(options.port, '-p'))))
     if options.user is not None:
         overrides.insert(0, ('user', options.user))
+    if options.jump is not None:
+        overrides.insert(0, ('proxyjump', options.jump))
     options.overrides = overrides
+    options.forwards = [parse_forward(mode, text) for mode, texts in
+                        (('L', options.local), ('R', options.remote), ('D', options.dynamic)) for text in texts]
+    if options.only_forwards and options.command:
+        raise usage_problem('-N runs no command.', 'Leave out -N, or the command.')
     if options.destination is None and options.finish is None and options.add is None:
         raise usage_problem('No server is named.', 'Write codex_login.py [user@]host; --help shows more.')
     if options.destination:
@@ -3885,7 +4704,8 @@ def connection_words(options):
     """The part of the command line that says how to reach the server."""
     words = [option for pair in options.settings for option in ('-o', pair)]
     words += [option for path in options.identities for option in ('-i', os.path.abspath(os.path.expanduser(path)))]
-    for name, value in (('-p', options.port), ('-l', options.user), ('-F', options.config and os.path.abspath(options.config))):
+    for name, value in (('-p', options.port), ('-l', options.user), ('-J', options.jump),
+                        ('-F', options.config and os.path.abspath(options.config))):
         words += [name, value] if value else []
     return [*words, options.destination]
 
@@ -3915,13 +4735,24 @@ def sign_in(options, device, report, redirect=None):
 
 
 def settings_of(options, device):
-    return find_settings(parse_destination(options.destination), device, options.overrides, options.config)
+    """The Settings of the destination; puts those of its jump hosts, the first one first, into `options.jumps`."""
+    settings = find_settings(parse_destination(options.destination), device, options.overrides, options.config)
+    options.jumps = jump_settings(settings, device, options.config)
+    return settings
+
+
+def jump_settings(settings, device, config, depth=0):
+    """The Settings of each server on the way, with the jump hosts that the first of them needs itself."""
+    if depth == 8:
+        raise Problem('config', f'The jump hosts of {settings.alias} lead in a circle.', 'Look at ProxyJump.')
+    hops = [find_settings(hop, device, (), config) for hop in settings.jumps]
+    return jump_settings(hops[0], device, config, depth + 1) + hops if hops else []
 
 
 def set_up_key(options, device, report):
     settings = settings_of(options, device)
     path = settings.identity_files[0] if settings.identities_named else os.path.join(device.ssh_folder, OWN_IDENTITY)
-    install_key(settings, path, device, report)
+    install_key(settings, options.jumps, path, device, report)
     return 0
 
 
@@ -3976,6 +4807,9 @@ def main(words=None):
             status = pair(options, device, report)
         elif options.new_key:
             status = set_up_key(options, device, report)
+        elif options.only_forwards:
+            settings = settings_of(options, device)
+            Tunnels(options, settings, device, report).run()
         else:
             status = sign_in(options, device, report)
     except Problem as problem:
