@@ -537,7 +537,6 @@ def pairing_summary(pairing, width=40):
 
 
 def _link_in_carrier(text):
-    from urllib.parse import unquote
     if len(text) > _LINK_LIMIT:
         raise _bad_link('it is too long')
     if text.startswith('codex-login:'):
@@ -783,8 +782,10 @@ def find_sign_in(line):
 
 def check_sign_in(found):
     """Raises Problem('address') unless the page is https, or on loopback itself (RFC 8252, section 8.3)."""
-    if urlsplit(found.url).scheme != 'https' and loopback_port(found.url) is None:
-        raise Problem('address', f'The sign-in address is not https, and was not opened: {harmless(found.url)[:200]}',
+    parts = urlsplit(found.url)
+    if parts.scheme != 'https' and loopback_port(found.url) is None:
+        raise Problem('address', f'The sign-in address is not https, and was not opened: '
+                      + harmless(f'{parts.scheme}://{parts.netloc}{parts.path}')[:120],
                       'Whoever can read the network could take the sign-in. Ask who runs the server.')
 
 
@@ -936,6 +937,29 @@ def page(title, text, status=200, refresh=None):
 # == 3. Device =========================================================================================================
 # What differs between the phone's apps and a desktop. Picked once; nothing else asks where it runs.
 
+def write_private(path, text):
+    """Put `text` into the file `path`, whole or not at all, readable by nobody else. Raises OSError."""
+    path = os.path.realpath(path)           # a configuration that is a link elsewhere stays one
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    try:
+        with open(os.open(path + '.new', os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'w', encoding='utf-8',
+                  newline='') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + '.new', path)
+    except OSError:
+        remove_file(path + '.new')
+        raise
+
+
+def remove_file(path):
+    try:
+        os.remove(path)
+    except OSError:
+        pass
+
+
 class Device:
     """A terminal on a computer, which is also the interface of every device; the phones differ where they must.
 
@@ -998,8 +1022,21 @@ class Device:
         opening.join(5)         # some browsers return only when they are closed: that is open, too
         return 'browser' if opening.is_alive() or opened == [True] else ''
 
-    def close_page(self):
-        """Take an in-app browser away."""
+    def preferred_browser(self):
+        """What was chosen here for --browser, '' where nothing was."""
+        try:
+            with open(os.path.join(self.state_folder, 'browser'), encoding='ascii') as file:
+                name = file.read().strip()
+        except (OSError, UnicodeDecodeError):
+            return ''
+        return name if name in ('default', 'in-app') else ''
+
+    def prefer_browser(self, name):
+        """Keep `name` for the next time."""
+        try:
+            write_private(os.path.join(self.state_folder, 'browser'), name + '\n')
+        except OSError:
+            pass            # then it is asked again
 
     def leaving(self, server):
         """The app may go to the background until the person has signed in at `server`: what brings them back."""
@@ -1068,6 +1105,8 @@ class Device:
                     time.sleep(0.1)     # what was typed answers a question
                     continue
                 try:
+                    if not select.select([sys.stdin.fileno()], [], [], 0)[0]:
+                        continue        # the question that was open until now has taken it
                     data = os.read(sys.stdin.fileno(), 4096)
                 finally:
                     self._asking.release()
@@ -1182,7 +1221,7 @@ class Pythonista(Device):
             (root.presentedViewController() or root).presentViewController_animated_completion_(self._sheet, True, None)
         present()
 
-    def close_page(self):
+    def _dismiss(self):
         if self._sheet:
             from objc_util import on_main_thread
             on_main_thread(self._sheet.dismissViewControllerAnimated_completion_)(True, None)
@@ -1201,7 +1240,7 @@ class Pythonista(Device):
         if self._reminder:
             notification.cancel(self._reminder)
             self._reminder = None
-        self.close_page()
+        self._dismiss()
 
     def ask(self, question):
         import console
@@ -1266,6 +1305,16 @@ def this_device(alone=False):
     return Device(alone)
 
 
+def put_line(text, stream):
+    """Write a line to `stream`. A reader that has gone away ends the script, as it would end any program in a pipe."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        import _thread
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())     # what is still said goes nowhere
+        _thread.interrupt_main()
+
+
 class TextReport:
     """What happens, for a person: what is needed to stdout, the rest to stderr."""
 
@@ -1281,15 +1330,15 @@ class TextReport:
     def note(self, text):
         """A line about progress."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            put_line(text, sys.stderr)
 
     def show(self, text):
         """A line that a person needs."""
-        print(text, flush=True)
+        put_line(text, sys.stdout)
 
     def warn(self, text):
         """A line about something that went wrong, while the rest goes on."""
-        print(text, file=sys.stderr, flush=True)
+        put_line(text, sys.stderr)
 
     @property
     def live(self):
@@ -1335,7 +1384,7 @@ class TextReport:
 
     def _error(self, kind, message, hint):
         self.outcome = message
-        print('\n'.join(filter(None, (message, hint))), file=sys.stderr, flush=True)
+        put_line('\n'.join(filter(None, (message, hint))), sys.stderr)
 
 
 class JsonReport:
@@ -1357,8 +1406,7 @@ class JsonReport:
         import json
         with self._lock:
             self.outcome = json.dumps({'event': event, **fields})
-            self._stream.write(self.outcome + '\n')
-            self._stream.flush()
+            put_line(self.outcome, self._stream)
 
     live = False
 
@@ -1368,7 +1416,7 @@ class JsonReport:
     show = note
 
     def warn(self, text):
-        print(text, file=sys.stderr, flush=True)
+        put_line(text, sys.stderr)
 
 
 # == 4. Paramiko as found ==============================================================================================
@@ -1541,18 +1589,75 @@ def _nacl_stand_in():
 def new_transport(sock):
     """A paramiko Transport over `sock`, not started, that offers only what is strong today."""
     paramiko = load_paramiko()
-    with contextlib.suppress(OSError, AttributeError):      # a jump host's channel is no TCP socket
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream = SshStream(sock)
     if _is_old(paramiko):
-        transport = _old_transport_class(paramiko)(sock)
+        transport = _old_transport_class(paramiko)(stream)
     else:
-        transport = _transport_class(paramiko)(sock, disabled_algorithms={'pubkeys': ['ssh-rsa', 'ssh-dss']})
+        transport = _transport_class(paramiko)(stream, disabled_algorithms={'pubkeys': ['ssh-rsa', 'ssh-dss']})
     offer = transport.get_security_options()
     offer.kex = _strong(offer.kex)
     offer.key_types = _strong(offer.key_types)
     offer.ciphers = sorted(_strong(offer.ciphers), key=lambda name: 'gcm' not in name)
     offer.digests = _strong(offer.digests)
     return transport
+
+
+class SshStream:
+    """What a Transport runs over: a socket or a jump host's channel, read in large pieces.
+
+    `heard` is the beginning of what came, for the case that it was not SSH.
+    """
+    PIECE = 256 * 1024      # paramiko reads each packet in two small parts; the system is asked for many at once
+    HEARD = 200
+
+    def __init__(self, below):
+        self._below = below
+        self._unread = memoryview(b'')
+        self.heard = b''
+        self._quick_ack = isinstance(below, socket.socket) and hasattr(socket, 'TCP_QUICKACK')
+        if isinstance(below, socket.socket):
+            below.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def recv(self, size):
+        if not self._unread:
+            data = self._below.recv(self.PIECE)
+            self._unread = memoryview(data)
+            if len(self.heard) < self.HEARD:
+                self.heard += data[:self.HEARD]
+            if self._quick_ack:
+                # OpenSSH's server, with Nagle on, keeps a small packet back for the 40 ms that acknowledging the one
+                # before may take. The system forgets this setting as it likes, so each time.
+                self._below.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        piece, self._unread = self._unread[:size], self._unread[size:]
+        return bytes(piece)
+
+    def send(self, data):
+        return self._below.send(data)
+
+    def settimeout(self, seconds):
+        self._below.settimeout(seconds)
+
+    def getpeername(self):
+        return self._below.getpeername()
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self._below.shutdown(socket.SHUT_RDWR)      # close alone would not wake a thread that reads
+        self._below.close()
+
+    def forget_unsent(self):
+        """Have the system drop, at the end, what it has not been able to send."""
+        if isinstance(self._below, socket.socket):
+            with contextlib.suppress(OSError):
+                self._below.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+                self._below.shutdown(socket.SHUT_RD)    # wakes a thread that reads; writing on would send the rest
+                self._below.close()
+        else:
+            self.close()
+
+    @property
+    def _closed(self):
+        return self._below._closed      # Transport.close() asks for it, of sockets and channels alike
 
 
 WEAK = ('sha1', 'md5', 'ssh-rsa', 'ssh-dss', 'cbc', 'arcfour', '-cert-')
@@ -1582,9 +1687,10 @@ def shake_hands(transport, timeout):
         while not done.wait(0.1) and transport.is_active() and time.monotonic() < deadline:
             pass
         if not done.is_set() and transport.is_active():
-            raise Problem('timeout', f'The server did not finish the SSH handshake within {timeout:g} s.')
+            raise Problem('connect', f'The server did not finish the SSH handshake within {timeout:g} s.',
+                          'It may be busy; -o ConnectTimeout=SECONDS waits longer.')
         if not transport.is_active():
-            raise _handshake_problem(transport.get_exception())
+            raise _handshake_problem(transport.get_exception(), transport.sock.heard)
     except BaseException:
         transport.close()
         transport.join(1)       # or it might start its timer after the line below
@@ -1594,7 +1700,7 @@ def shake_hands(transport, timeout):
         transport.packetizer.complete_handshake()
 
 
-def _handshake_problem(error):
+def _handshake_problem(error, heard):
     text = str(error or '')
     if 'no acceptable' in text:
         what = next((words for mark, words in (
@@ -1606,31 +1712,22 @@ def _handshake_problem(error):
     if 'ignature verification' in text or 'BadSignature' in type(error).__name__:
         return Problem('host-key', 'The server could not prove that it owns its host key.',
                        'Somebody may be in between. Do not go on from this network.')
-    if 'banner' in text or 'protocol version' in text:
-        return Problem('not-ssh', 'What answers at this port is not an SSH server.', 'Check host and port.')
-    if error is None or isinstance(error, (EOFError, OSError)) or 'Negotiation failed' in text:
+    words = harmless(heard.decode('ascii', 'replace').partition('\n')[0]).strip()
+    if 'SSH-' not in words and words:
+        return Problem('not-ssh', f'What answers at this port is not an SSH server. It says: {words[:60]}',
+                       'Check host and port; or it may be busy.')
+    if not heard or error is None or isinstance(error, (EOFError, OSError)) or 'Negotiation failed' in text:
         return Problem('connection', 'The server closed the connection during the SSH handshake.',
                        'It may be busy, or refuse this address (fail2ban, MaxStartups).')
     return Problem('connection', f'The SSH handshake failed: {text or type(error).__name__}')
 
 
 def long_poll(transport, seconds=IDLE_POLL):
-    """Let paramiko's reader sleep while nothing arrives, instead of waking ten times a second.
+    """Let paramiko's reader sleep while nothing arrives, instead of waking ten times a second to see a close().
 
-    A sleeping reader does not notice that its socket was closed: so closing shuts the socket down first.
+    An SshStream wakes its reader itself when it is closed.
     """
-    sock, packetizer = transport.sock, transport.packetizer
-    sock.settimeout(seconds)
-    if not isinstance(sock, socket.socket):
-        return      # a jump host's channel wakes its readers itself
-    close = packetizer.close
-
-    def close_now():
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
-        close()
-
-    packetizer.close = close_now
+    transport.sock.settimeout(seconds)
 
 
 def _transport_class(paramiko):
@@ -2173,12 +2270,22 @@ def _decode(data):
 
 def close_together(transport, other):
     """Have `other`, the connection to a jump host, closed when `transport` is."""
-    close = transport.close
+    close, forget = transport.close, transport.sock.forget_unsent
 
     def close_both():
         close()
         other.close()
-    transport.close = close_both
+
+    def forget_both():
+        other.sock.forget_unsent()
+        forget()
+    transport.close, transport.sock.forget_unsent = close_both, forget_both
+
+
+def abandon(transport):
+    """Close a connection that is taken for dead, so that nothing said through it arrives later after all."""
+    transport.sock.forget_unsent()
+    transport.close()
 
 
 # ---- requests and configuration ---------------------------------------------------------------------
@@ -2202,7 +2309,8 @@ def exec_with_input(channel, command, data):
     request.add_string(command)
     channel._event_pending()
     transport._send_user_message(request)
-    channel.sendall(data)
+    with contextlib.suppress(OSError):      # an account that runs nothing may have closed it; what it says is yet to be read
+        channel.sendall(data)
     channel._wait_for_event()
 
 
@@ -2342,29 +2450,6 @@ class Dialling:
         return result
 
 
-def write_private(path, text):
-    """Put `text` into the file `path`, whole or not at all, readable by nobody else. Raises OSError."""
-    path = os.path.realpath(path)           # a configuration that is a link elsewhere stays one
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    try:
-        with open(os.open(path + '.new', os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'w', encoding='utf-8',
-                  newline='') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path + '.new', path)
-    except OSError:
-        remove_file(path + '.new')
-        raise
-
-
-def remove_file(path):
-    try:
-        os.remove(path)
-    except OSError:
-        pass
-
-
 class Pins:
     """The fingerprints that pairing links gave for servers not yet connected to, by their names in known_hosts."""
 
@@ -2491,8 +2576,11 @@ class Credentials:
             else:
                 self._begin(transport, paramiko)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self._refused(f'{self._settings.alias} ended the connection during authentication '
-                                f'({harmless(str(error)) or "no reason given"}).') from None
+            broke = (f'{self._settings.alias} ended the connection during authentication '
+                     f'({harmless(str(error)) or "no reason given"}).')
+            if self._steps:         # what it accepted once: then it is the connection
+                raise Problem('connect', broke, 'Try again.') from None
+            raise self._refused(broke) from None
 
     def _repeat(self, transport, paramiko):
         for method, secret in self._steps:
@@ -2714,7 +2802,9 @@ class Link:
         self._transport = None
         self._changed = threading.Condition()
         self._nudge = threading.Event()
+        self._doubtful = False
         self._closed = False
+        self._ended = threading.Event()
         self._problem = None
         self._subscribers = []
         self._heard = self._asked = 0.0
@@ -2742,10 +2832,15 @@ class Link:
             old, self._transport = self._transport, transport
             self._heard, self._asked = time.time(), 0.0
             self._changed.notify_all()
+        threading.Thread(target=self._await_end, args=(transport,), daemon=True).start()
         if old:
-            old.close()
+            abandon(old)
         for function in list(self._subscribers):
             function(transport)
+
+    def _await_end(self, transport):
+        transport.join()
+        self._nudge.set()
 
     # -- using it
 
@@ -2810,35 +2905,42 @@ class Link:
     # -- keeping it alive
 
     def keep(self, tick=1.0):
-        """Look after the connection from now on, in a thread that wakes up every `tick` seconds."""
-        threading.Thread(target=self._keep, args=(tick,), daemon=True).start()
+        """Look after the connection from now on; a freeze is noticed, and a silent connection asked, every `tick` seconds."""
+        threading.Thread(target=self._watch_clock, args=(tick,), daemon=True).start()
+        threading.Thread(target=self._keep, daemon=True).start()
 
     def suspect(self):
         """Somebody saw the connection misbehave: look at it now."""
-        self._asked = self._asked or 1e-9
+        self._doubtful = True
         self._nudge.set()
 
-    def _keep(self, tick):
+    def _watch_clock(self, tick):
         last = time.time()
-        while not self._closed and not self._problem:
-            suspected = self._nudge.wait(tick)
-            self._nudge.clear()
-            now = time.time()
-            late, last = now - last - tick, now
+        while not self._ended.wait(tick):
+            late, last = time.time() - last - tick, time.time()
             if late > self.FREEZE:
                 self._tell('suspended', seconds=round(late))
-            if self._closed:
-                return
-            if not self._transport.is_active() or not self._alive(suspected or late > self.FREEZE):
-                self._heal()
-                last = time.time()
+                self.suspect()
+            interval = self.settings.alive_interval
+            if interval and last - max(self._heard, self._asked) >= interval:
+                self._nudge.set()
 
-    def _alive(self, doubtful):
+    def _keep(self):
+        while True:
+            self._nudge.wait()
+            self._nudge.clear()
+            if self._closed or self._problem:
+                return
+            if not self._transport.is_active() or not self._alive():
+                self._heal()
+
+    def _alive(self):
         settings, now = self.settings, time.time()
+        doubtful, self._doubtful = self._doubtful, False
         if doubtful:
             answered = self._question()
             answered.wait(self.PROBE)
-            return answered.is_set() and self._transport.is_active()
+            return answered.is_set()
         if settings.alive_interval and now - max(self._heard, self._asked) >= settings.alive_interval:
             if self._asked > self._heard and now - self._heard >= settings.alive_interval * settings.alive_count:
                 return False
@@ -2852,22 +2954,24 @@ class Link:
         transport = self._transport
 
         def ask():
-            with self.asking:
+            with self.asking, contextlib.suppress(Exception):      # paramiko's several kinds, of a connection that breaks
                 transport.global_request('keepalive@openssh.com', wait=True)
             if transport.is_active():
                 self._heard, self._asked = time.time(), 0.0
-            answered.set()
+                answered.set()
         threading.Thread(target=ask, daemon=True).start()
         return answered
 
     def _heal(self):
         import random
-        self._transport.close()
+        abandon(self._transport)
         attempt = 0
         while not self._closed:
             pause = self.PAUSES[min(attempt, len(self.PAUSES) - 1)]
-            self._nudge.wait(pause * random.uniform(0.7, 1.0))
-            self._nudge.clear()
+            if self._nudge.wait(pause * random.uniform(0.7, 1.0)):
+                self._nudge.clear()
+                if self._doubtful:          # the app was asleep: what failed before may be right now
+                    self._doubtful, attempt = False, 0
             try:
                 transport, _ = self._dial()
             except Problem as problem:
@@ -2891,6 +2995,7 @@ class Link:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        self._ended.set()
         self._nudge.set()
         if self._transport:
             self._transport.close()
@@ -3394,6 +3499,7 @@ command -v setsid >/dev/null 2>&1 || { S=; set -m; }
 (trap '' HUP; exec $S sh "$d/job") </dev/null >/dev/null 2>&1 & g=$!
 (trap '' HUP; exec $S sh "$d/keeper" "$g" "$T") </dev/null >/dev/null 2>&1 & k=$!
 echo "$g $k" >"$d/groups"
+known=no
 say started "$d"
 '''
 
@@ -3408,7 +3514,7 @@ KEEPER = r'''d=${0%/*}
 sleep "$2"
 printf '\n@MARK exit 124\n' >>"$d/log"
 kill -s TERM -- "-$1"; sleep 2; kill -s KILL -- "-$1"
-kill $(cat "$d/attendant")
+xargs kill <"$d/attendants"
 rm -rf "$d"'''
 
 SHIM = r'''#!/bin/sh
@@ -3417,13 +3523,19 @@ for a in "$@"; do
 done'''
 
 FIND_AGAIN = r'''
-if ! [ -s "$d/groups" ]; then say gone; exit 0; fi
-read -r g k <"$d/groups"
-kill $(cat "$d/attendant") 2>/dev/null      # one whose connection is lost does not notice it
+gone() {
+  s=
+  if [ "$CODEX" = yes ]; then s=$("$W" login status 2>&1 </dev/null) || s=; fi
+  say gone "$(printf '%s' "$s" | tail -n 1)"; exit 0
+}
+[ -s "$d/groups" ] && read -r g k <"$d/groups" || gone
+if ! kill -s 0 -- "-$g" 2>/dev/null && ! grep -q "^@$N exit " "$d/log"; then rm -rf "$d"; gone; fi
+known=yes
 say started "$d"
 '''
 
-# Follows the log, and does what it is told in single words, until its input ends: then the program goes on alone.
+# Follows the log, and does what it is told in single words, until its input ends: then the program goes on alone. But
+# one that nobody said `go` to is ended: whoever started it has left without knowing where it is.
 ATTEND = r'''
 stop() {
   i=0
@@ -3431,16 +3543,24 @@ stop() {
   while kill -s 0 -- "-$g" && [ $i -lt 20 ]; do i=$((i + 1)); sleep 0.1 || sleep 1; done
   kill -s KILL -- "-$g"
 }
+clear_up() {
+  kill -s KILL -- "-$k" 2>/dev/null
+  # Others whose connection is lost do not notice it.
+  while read -r a b; do [ "$a" = $$ ] || kill "$a" "$b"; done <"$d/attendants" 2>/dev/null
+  rm -rf "$d"
+}
 tail -c +1 -f "$d/log" & t=$!
-echo "$$ $t" >"$d/attendant"
+echo "$$ $t" >>"$d/attendants"
 while read -r word; do
   case $word in
     status) s=$("$W" login status 2>&1 </dev/null); r=$?; say status "$r $(printf '%s' "$s" | tail -n 1)";;
-    stop) stop 2>/dev/null; kill -s KILL -- "-$k" 2>/dev/null; rm -rf "$d"; say ended; break;;
-    end) kill -s KILL -- "-$k" 2>/dev/null; rm -rf "$d"; say ended; break;;
+    go) known=yes;;
+    stop) stop 2>/dev/null; clear_up; say ended; break;;
+    end) clear_up; say ended; break;;
   esac
 done
 kill "$t"
+if [ "$known" != yes ]; then stop 2>/dev/null; clear_up; fi
 '''
 
 
@@ -3480,6 +3600,7 @@ class RemoteLogin:
     What it does comes to `inbox` as (name, text): 'line', 'browser' (an address that it only handed to a browser),
     'exit' (its status as text), 'gone' (folder and program are no longer there).
     """
+    GRACE = 10              # seconds after which the server ends what this script should have ended
     START_LIMIT = 30.0
     ANSWER_LIMIT = 15.0
 
@@ -3492,6 +3613,7 @@ class RemoteLogin:
         self._answers = queue.Queue()
         self._asking = threading.Lock()
         self._lines_seen = 0
+        self._ended = False
         self.exited = None
 
     # -- starting and finding again
@@ -3503,12 +3625,12 @@ class RemoteLogin:
         """
         command = self.command
         variables = {
-            'N': self.mark, 'W': command.program, 'T': str(self._lifetime + 60), 'd': '',
+            'N': self.mark, 'W': command.program, 'T': str(self._lifetime + self.GRACE), 'd': '',
             'LOOK': 'yes' if command.codex and not again else 'no', 'NEEDED': 'yes' if command.codex else 'no',
             'LOGIN_PATH': 'yes' if login_path else 'no',
             'JOB': JOB.replace('MARK', self.mark).replace('COMMAND', command.line),
             'KEEPER': KEEPER.replace('MARK', self.mark), 'SHIM': SHIM.replace('MARK', self.mark)}
-        self._lines_seen, self.exited = 0, None
+        self._lines_seen, self.exited, self._ended = 0, None, False
         began = self._attend(launcher(variables, FIND_PROGRAM, LOOK_FOR_LOGIN, START, ATTEND))
         server = self._link.settings.alias
         if began.name == 'present':
@@ -3520,12 +3642,19 @@ class RemoteLogin:
             raise Problem('remote', f'The temporary folder {harmless(began.text)} of {server} cannot be written to; '
                           'the disk may be full.', 'Make room there.')
         self.folder = began.text
+        self._say('go')
         return None
 
     def find(self, folder, mark):
-        """Go on with the program that was started in `folder` with `mark`; whether it is still there."""
+        """Go on with the program that was started in `folder` with `mark`.
+
+        None where it is there; else what its status says where somebody is signed in now, or ''. Raises Problem('link').
+        """
         self.folder, self.mark = folder, mark
-        return self._attend(launcher({'N': mark, 'W': self.command.program, 'd': folder}, FIND_AGAIN, ATTEND)).name != 'gone'
+        variables = {'N': mark, 'W': self.command.program, 'd': folder, 'LOGIN_PATH': 'no', 'NEEDED': 'no',
+                     'CODEX': 'yes' if self.command.codex else 'no'}
+        began = self._attend(launcher(variables, FIND_PROGRAM, FIND_AGAIN, ATTEND))
+        return began.text if began.name == 'gone' else None
 
     def attend(self, transport):
         """Go on with the program through a connection that was made anew."""
@@ -3534,8 +3663,9 @@ class RemoteLogin:
 
         def go_on():
             try:
-                if not self.find(self.folder, self.mark) and self.exited is None:
-                    self._inbox.put(('gone', None))
+                words = self.find(self.folder, self.mark)
+                if words is not None and self.exited is None:
+                    self._inbox.put(('gone', words))
             except Problem as problem:
                 if problem.kind != 'link':      # a link that is lost once more calls again
                     self._inbox.put(('problem', problem))
@@ -3558,7 +3688,7 @@ class RemoteLogin:
         return record
 
     def _read(self, channel, began):
-        transcript, number, noise, started = Transcript(self.mark), 0, [], False
+        transcript, number, noise, started = Transcript(self.mark), 0, [], ''
         while True:
             try:
                 data = channel.recv(65536)
@@ -3569,7 +3699,7 @@ class RemoteLogin:
             for item in transcript.feed(data):
                 if not started:
                     if isinstance(item, Record):
-                        started = True
+                        started = item.name
                         began.put(item)
                     else:
                         noise.append(item)
@@ -3582,12 +3712,24 @@ class RemoteLogin:
                         self._inbox.put(('line', item))
         if started:
             self._answers.put(None)
-        elif channel.exit_status_ready():
+            if started == 'started' and not self._ended and self.exited is None:
+                self._attend_again(channel)
+            return
+        channel.status_event.wait(1.0)
+        time.sleep(0.1)         # a connection that is lost says so just after its channels
+        if channel.exit_status != -1 or channel.get_transport().is_active():
             words = harmless(' '.join(noise[-3:]))
             began.put(Problem('remote', f'{self._link.settings.alias} ran no commands for {self._link.settings.user}'
                               + (f'; it says: {words}' if words else '.'), 'The account needs a shell.'))
         else:
             began.put(Problem('link', f'The connection to {self._link.settings.alias} was lost.'))
+
+    def _attend_again(self, channel):
+        """The attendant ended, and the connection may be alive: another process has finished this login."""
+        time.sleep(0.5)
+        if channel is self._channel and channel.get_transport().is_active():
+            transport, self._transport = self._transport, None
+            self.attend(transport)
 
     def _take(self, record):
         if record.name == 'exit':
@@ -3601,15 +3743,21 @@ class RemoteLogin:
 
     # -- asking and ending
 
+    def _say(self, word):
+        try:
+            self._channel.sendall(word.encode() + b'\n')
+        except OSError:
+            self._answers.put(None)     # the connection broke
+
     def _ask(self, word, limit):
         """Say `word` to the attendant; its Record, None where the connection broke or the limit passed."""
         with self._asking:
             while not self._answers.empty():
                 self._answers.get()
             try:
-                self._channel.sendall(word.encode() + b'\n')
+                self._say(word)
                 return self._answers.get(timeout=limit)
-            except (OSError, queue.Empty):
+            except queue.Empty:
                 return None
 
     def signed_in(self, limit=60.0):
@@ -3630,8 +3778,8 @@ class RemoteLogin:
 
     def end(self, stop=False, limit=5.0):
         """Clear up at the server; with `stop`, end the program first. Whether the server said that it did."""
-        record = self._ask('stop' if stop else 'end', limit)
-        return bool(record)
+        self._ended = True
+        return bool(self._ask('stop' if stop else 'end', limit))
 
 
 # == 8. Redirect =======================================================================================================
@@ -3660,7 +3808,7 @@ class RedirectRelay:
 
     def __init__(self, link, remote, sign_in, inbox):
         self._link, self._remote, self.sign_in, self._inbox = link, remote, sign_in, inbox
-        self._sockets = {}      # address family -> listening socket
+        self._listeners = {}    # address family -> (listening socket, the thread that accepts)
         self._deliveries = {}   # request target -> Delivery
         self._lock = threading.Lock()
         self._busy = 0
@@ -3672,14 +3820,18 @@ class RedirectRelay:
 
     def listen(self):
         """Listen on both loopback addresses. Raises Problem('listen')."""
-        self.listening = True
         for sock in listen('localhost', self.sign_in.port):
-            self._sockets[sock.family] = sock
-            threading.Thread(target=self._accept, args=(sock,), daemon=True).start()
+            self._start(sock)
+        self.listening = True
+
+    def _start(self, sock):
+        thread = threading.Thread(target=self._accept, args=(sock,), daemon=True)
+        self._listeners[sock.family] = sock, thread
+        thread.start()
 
     def revive(self):
         """Listen again where the system took a listener away while the app was asleep."""
-        for family, sock in list(self._sockets.items()):
+        for family, (sock, _) in list(self._listeners.items()):
             if not answers(sock):
                 sock.close()
                 self._replace(family)
@@ -3691,19 +3843,19 @@ class RedirectRelay:
         except Problem as problem:
             self._inbox.put(('note', f'{problem.message} Paste the address of the failed page here instead.'))
             return
-        self._sockets[family] = sock
-        threading.Thread(target=self._accept, args=(sock,), daemon=True).start()
+        self._start(sock)
 
     def _accept(self, listener):
-        listener.settimeout(1.0)        # closing a socket does not wake a thread that waits in accept()
-        while not self._closed:
-            try:
-                sock, _ = listener.accept()
-            except socket.timeout:
-                continue
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+        with listener:
+            listener.setblocking(True)
+            while True:
+                try:
+                    sock, _ = listener.accept()
+                except OSError:
+                    return
+                if self._closed:
+                    return
+                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     # -- one browser's connection
 
@@ -3770,10 +3922,16 @@ class RedirectRelay:
         if parts.path == '/cancel' and not self.sign_in.served:
             # Another login on this device asks for the port like that; it has nothing to end at the server.
             return page('Not for this sign-in', 'Nothing was cancelled.', status=404)
+        if parts.path == SUCCESS_PATH and self._remote.command.codex and not self._callback_arrived():
+            return page('Not signed in yet', 'Sign in first, on the page that was opened last.', status=409)
         if self._is_callback(request.target) and self.sign_in.state and state != self.sign_in.state:
             return page('State mismatch', 'This redirect belongs to another sign-in. Sign in on the page opened last.',
                         status=400)
         return None
+
+    def _callback_arrived(self):
+        """Whether codex has got a callback: it takes a bare /success for a sign-in, with nobody signed in."""
+        return any(delivery.once for delivery in self._deliveries.values()) or self._remote.signed_in()[0]
 
     def _is_callback(self, target):
         parts = urlsplit(target)
@@ -3804,7 +3962,9 @@ class RedirectRelay:
             answer = self._deliver_once(delivery) if delivery.once else self._fetch(delivery.request)
             delivered = True
         except Problem as problem:
-            answer, delivered = None, False
+            # The program ends with its last answer. If that was lost, this one is as true.
+            last_page = self.follow and problem.kind == 'refused'
+            answer, delivered = self._last_answer(5.0) if last_page else None, False
             delivery.answer = page('Not delivered', f'{problem.message} {problem.hint}', status=502)
         if answer:
             delivery.answer = answer.data
@@ -3843,28 +4003,42 @@ class RedirectRelay:
 
     def _settle(self, delivery):
         """The Answer for a callback whose own answer was lost, from what the program says of itself."""
-        deadline = time.monotonic() + self.ANSWER_LIMIT
-        while self._remote.command.codex and self._remote.exited is None and time.monotonic() < deadline:
-            if self._remote.signed_in()[0]:
-                return self._fetch(self._request(SUCCESS_PATH))
-            # codex serves one request after the other. So when it answers a later one, and nobody is signed in and it
-            # still waits, the callback has not reached it, and never will: its connection is gone.
+        while self._remote.command.codex and self._remote.exited is None and not self._closed:
             try:
-                self._fetch(self._request('/favicon.ico'))
+                if self.arrived_before():
+                    return self._fetch(self._request(SUCCESS_PATH))
+                if self._remote.exited is None:
+                    return self._deliver_once(delivery)
             except Problem as problem:
-                if problem.kind != 'refused':
+                if problem.kind == 'refused':
+                    break
+                if problem.kind != 'link':
                     raise
-                self._await_exit(5.0)
-                continue
-            if self._remote.exited is None and not self._remote.signed_in()[0]:
-                return self._deliver_once(delivery)
-        self._await_exit(20.0)
-        if self._remote.exited == 0:
-            return Answer(200, '', page('Signed in', 'The sign-in is complete. You can close this page.'))
+        answer = self._last_answer(20.0)
+        if answer:
+            return answer
         if self._remote.exited is None:
             raise Problem('link', 'The connection broke while the redirect was delivered; it may have arrived.',
                           'Look at the app.')
         raise Problem('remote', 'The sign-in has failed at the server.', 'Look at the app.')
+
+    def arrived_before(self):
+        """Whether a callback has reached codex, and signed somebody in, by a way that is lost.
+
+        codex serves one request after the other. So when it answers a later one, and nobody is signed in, no callback
+        is on its way any more: that connection is gone. Raises Problem.
+        """
+        if self._remote.signed_in()[0]:
+            return True
+        self._fetch(self._request('/favicon.ico'))
+        return self._remote.signed_in()[0]
+
+    def _last_answer(self, limit):
+        """The Answer that says how the program ended, if it ends well within `limit` seconds; else None."""
+        self._await_exit(limit)
+        if self._remote.exited == 0:
+            return Answer(200, '', page('Signed in', 'The sign-in is complete. You can close this page.'))
+        return None
 
     def _await_exit(self, limit):
         deadline = time.monotonic() + limit
@@ -3920,13 +4094,19 @@ class RedirectRelay:
         while time.monotonic() < deadline and (self._busy or self._expected()):
             time.sleep(0.02)
         self._closed = True
-        for sock in self._sockets.values():
+        for sock, thread in self._listeners.values():
+            answers(sock)               # a connection wakes the thread that waits for one; closing the socket would not
+            thread.join(1.0)
             sock.close()
 
     def _expected(self):
         last = self._deliveries.get(self.follow)
-        return self.follow and not (last and last.fetched) and any(
+        return self.follow and not last and any(
             delivery.once and delivery.fetched for delivery in self._deliveries.values())
+
+    def delivering(self):
+        """Whether a callback is on its way."""
+        return any(delivery.once and not delivery.done.is_set() for delivery in list(self._deliveries.values()))
 
 
 def answers(listener):
@@ -4051,7 +4231,6 @@ class Login:
 
     def __init__(self, options, settings, device, report):
         self._options, self._settings, self._device, self._report = options, settings, device, report
-        self._inbox = queue.Queue()
         self._link = Link(settings, device, self._tell, options.jumps)
         self._forwards = None
         self._sessions = Sessions(device, report.note)
@@ -4059,13 +4238,16 @@ class Login:
         self._command = make_command(options.command, options.device_auth)
         self._deadline = time.monotonic() + options.timeout
         self._slept = False
+        self._gone_words = None     # where a login under way has ended meanwhile: what its status says
         self._forget_program()
 
     def _forget_program(self):
+        self._inbox = queue.Queue()     # what the program before may still say is not for the next one
         self._remote = RemoteLogin(self._link, self._command, self._inbox, self._options.timeout)
         self._scanner = DeviceCodeScanner() if '--device-auth' in self._command.line else None
         self._relay = self._sign_in = self._code = self._follow_at = None
         self._started = time.time()
+        self._patience = 40     # times that the end of the program waits for the answer to its callback
         self._held = []         # codex's own lines, shown only when they explain a failure
         self._found_again = False
         self._brought = None    # a redirect that a person brought, to be delivered as soon as the address is known
@@ -4089,14 +4271,17 @@ class Login:
             self._device.typed_lines(self._typed)
         try:
             self._link.connect()
+            self._link.keep()
             self._open_forwards()
             if not self._begin(redirect):
                 return 0
-            self._link.keep()
             self._link.subscribe(self._remote_attend)
             return self._wait()
         except BaseException as error:
-            if getattr(error, 'kind', '') != 'redirect':    # a wrong one is no reason to end the login that waits
+            if self._relay:
+                self._relay.close(linger=0)
+            # A wrong redirect, or a port that the app holds that began this login, is no reason to end it.
+            if getattr(error, 'kind', '') not in (('redirect', 'listen') if self._found_again else ()):
                 self._give_up()
             raise
         finally:
@@ -4123,28 +4308,42 @@ class Login:
         if self._go_on(redirect):
             return True
         if redirect:
-            raise self._gone()
-        present = self._remote.start(again=self._options.again)
+            if not self._gone_words:
+                raise self._gone()
+            self._report.tell('signed-in', text=harmless(self._gone_words))
+            return False
+        present = self._start(again=self._options.again)
         if present is not None:
             self._report.tell('signed-in', text=harmless(present))
             if self._device.alone or not self._device.confirm(
                     f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login)'):
                 return False
-            self._remote.start(again=True)
+            self._start(again=True)
         if self._command.codex:
             self._save()
         return True
+
+    def _start(self, again):
+        """Start the program; again where the connection was lost meanwhile: what nobody has seen start is ended there."""
+        while True:
+            try:
+                return self._remote.start(again)
+            except Problem as problem:
+                if problem.kind != 'link' or time.monotonic() > self._deadline:
+                    raise
+                self._forget_program()
 
     def _go_on(self, redirect):
         """Find the program of a saved session again; whether it is there."""
         session = self._sessions.find(self._server, self._options.command)
         if not session or session.device_auth != self._options.device_auth:
             return False
-        if not self._remote.find(session.folder, session.mark):
+        self._gone_words = self._find(session)
+        if self._gone_words is not None:
             self._forget_session()
             self._forget_program()
             return False
-        if self._options.fresh and not redirect:
+        if (self._options.fresh or self._options.again) and not redirect:
             self._remote.end(stop=True)
             self._forget_session()
             self._forget_program()
@@ -4154,10 +4353,18 @@ class Login:
         self._report.note(f'Going on with the login that was begun {ago(time.time() - session.started)}.')
         return True
 
+    def _find(self, session):
+        while True:
+            try:
+                return self._remote.find(session.folder, session.mark)
+            except Problem as problem:
+                if problem.kind != 'link' or time.monotonic() > self._deadline:
+                    raise
+
     def _start_anew(self, _):
         self._forget_program()
         self._deadline = time.monotonic() + self._options.timeout
-        self._remote.start(again=True)
+        self._start(again=True)
         self._save()
 
     def _wait(self):
@@ -4217,13 +4424,13 @@ class Login:
             self._report.tell('output', text=harmless(line))
 
     def _on_browser(self, url):
-        if self._sign_in or self._scanner:
+        if self._sign_in or self._scanner or not URLS.fullmatch(url):
             return
         self._refuse_leaving(url)
         found = read_sign_in(url)
         if found:
             self._open(found)
-        elif URLS.fullmatch(url) and url.startswith('https://'):
+        elif url.startswith('https://'):
             self._show_page(url)
 
     def _refuse_leaving(self, line):
@@ -4245,28 +4452,51 @@ class Login:
         check_sign_in(found)
         self._sign_in = found
         self._relay = RedirectRelay(self._link, self._remote, found, self._inbox)
+        if self._found_again and self._arrived_before():
+            return self._relay.deliver_target(SUCCESS_PATH) and None    # all that was lost is the browser's last request
         if self._brought:
             redirect, self._brought = self._brought, None
             return self._bring(redirect)
-        if self._found_again and self._command.codex and self._remote.signed_in()[0]:
-            return self._relay.deliver_target(SUCCESS_PATH) and None    # all that was lost is the browser's last request
         self._relay.check()
-        self._relay.listen()
-        self._report.tell('listening', mode='redirect', bind='localhost', port=found.port)
+        self._listen(found)
         self._save()
         self._report.tell('sign-in', url=found.url, port=found.port)
         copied = self._device.copy(found.url)
         self._show_page(found.url, 'The address is copied.' if copied else '')
         return None
 
+    def _arrived_before(self):
+        if not self._command.codex:
+            return False
+        try:
+            return self._relay.arrived_before()
+        except Problem as problem:
+            if problem.kind != 'refused':
+                raise
+            return False        # codex has ended: its last record says how
+
+    def _listen(self, found):
+        try:
+            self._relay.listen()
+        except Problem as problem:
+            if not self._found_again or self._device.alone:
+                raise
+            # The app that began this login may be asleep, and hold the port. It is not to lose its login for that.
+            self._report.note(f'{problem.message}. Paste the address of the failed page here instead.')
+            return
+        self._report.tell('listening', mode='redirect', bind='localhost', port=found.port)
+
     def _show_page(self, url, copied=''):
         if self._options.qr:
             self._report.show(qr_code(url))
             if self._sign_in:
                 self._report.show('This code is for reading only: the redirect comes back to this device alone.')
-        if self._options.browser != 'none':
+        browser = self._options.browser or self._device.preferred_browser() or 'default'
+        if browser == 'in-app' and not self._device.in_app_browser:
+            self._report.note('There is no in-app browser on this device; the usual one opens.')
+        if browser != 'none':
             self._device.leaving(self._settings.alias)
-        opened = self._options.browser != 'none' and self._device.open_page(url, self._options.browser)
+        opened = browser != 'none' and self._device.open_page(url, browser)
         if opened:
             self._report.tell('opened', browser=opened)
             self._report.note(f'{copied} Your browser opens it. After signing in, {self._device.back}.'.strip())
@@ -4274,6 +4504,11 @@ class Login:
             self._report.note(f'{copied} Open it in the browser of this device, then {self._device.back}.'.strip())
 
     def _on_exit(self, text):
+        if self._relay and self._relay.delivering() and self._patience:
+            # The program may end before its answer to the callback has arrived: that is told first.
+            self._patience -= 1
+            time.sleep(0.05)
+            return self._inbox.put(('exit', text))
         status = int(text)
         words = [harmless(line) for line in self._held if line.strip()]
         if status == 127 and any('node' in line and 'No such file' in line for line in words) and not self._options.retried:
@@ -4291,6 +4526,7 @@ class Login:
             if words:
                 self._report.show(words[-1])
             self._report.tell('signed-in', text=said)
+            self._offer_in_app_browser()
             return 0
         self._finish()
         if status and self._command.codex:
@@ -4304,12 +4540,26 @@ class Login:
         return Problem('remote', f'codex login at {self._settings.alias} failed: {text[-1000:] or f"status {status}"}',
                        hint, status)
 
+    def _offer_in_app_browser(self):
+        """Once, after a login during which the system put this app to sleep."""
+        device = self._device
+        if self._slept and device.in_app_browser and not device.alone and not device.preferred_browser():
+            device.returned()
+            device.prefer_browser('in-app' if device.confirm(
+                'This app was asleep while you signed in. Next time, open the page inside the app, which stays awake')
+                else 'default')
+
     def _finish(self):
         self._remote.end()
         self._forget_session()
 
-    def _on_gone(self, _):
+    def _on_gone(self, words):
         self._forget_session()
+        if words:                   # finished by another process: codex signs everybody out when it begins
+            self._report.tell('signed-in', text=harmless(words))
+            return 0
+        if self._sign_in is None and not self._code:
+            return self._start_anew(None)       # nobody has begun to sign in
         self._remote.folder = None
         if self._relay:
             self._relay.close(linger=0)
@@ -4335,6 +4585,8 @@ class Login:
 
     def _on_woke(self, _):
         self._slept = True
+        if self._follow_at:         # the browser, too, has its time only from now on
+            self._follow_at = time.monotonic() + self.FOLLOW_AFTER
         if self._relay:
             self._relay.revive()
 
@@ -4366,7 +4618,6 @@ class Login:
                 or redirect.path not in (found.path, SUCCESS_PATH):
             raise Problem('redirect', 'That redirect does not belong to the login that waits.',
                           'Copy the address of the page that was opened last.')
-        # codex takes a bare /success for a sign-in, with nobody signed in: only its own status shows that one came first.
         if redirect.path != found.path and not self._remote.signed_in()[0]:
             raise Problem('redirect', 'That is the last page of a sign-in whose redirect never arrived.',
                           'Go back one page in the browser and copy its address, or start again.')
@@ -4662,7 +4913,7 @@ def make_parser():
     add('--add', metavar='LINK', help='add the server of a pairing link (pair_phone.py makes one)')
     add('--yes', action='store_true', help='install what is missing without asking (a-Shell)')
     add('--again', action='store_true', help='sign in anew where codex is signed in already')
-    add('--browser', choices=('default', 'in-app', 'none'), default='default', help='where the sign-in page is opened')
+    add('--browser', choices=('default', 'in-app', 'none'), help='where the sign-in page is opened')
     add('--qr', action='store_true', help='show the address as a QR code, too')
     add('--json', action='store_true', help='events as JSON lines on standard output')
     add('--timeout', metavar='SECONDS', default='900', help='give up after so long (default %(default)s)')
@@ -4676,7 +4927,7 @@ def read_arguments(words):
     """The options of a command line. Raises Problem('usage')."""
     options = make_parser().parse_args(words)
     if not re.fullmatch('[0-9]{1,6}', options.timeout) or not int(options.timeout):
-        raise usage_problem(f'--timeout is no number of seconds: {options.timeout!r}')
+        raise usage_problem(f'--timeout is no number of seconds: {harmless(options.timeout)!r}', 'From 1 to 999999.')
     options.timeout = int(options.timeout)
     overrides = [parse_option(text) for text in options.settings]
     overrides += [('identityfile', os.path.abspath(os.path.expanduser(path))) for path in options.identities]
@@ -4723,7 +4974,8 @@ def cancel_on_signals():
         raise KeyboardInterrupt
     for name in ('SIGTERM', 'SIGHUP'):
         try:
-            signal.signal(getattr(signal, name), cancel)
+            if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:      # nohup's wish
+                signal.signal(getattr(signal, name), cancel)
         except (AttributeError, ValueError):
             pass            # not the main thread, as in a-Shell; or no such signal
 

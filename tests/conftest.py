@@ -1,0 +1,100 @@
+"""What tests are given: a server, a home, runs of the script; and the proof that nothing is left behind."""
+
+import pytest
+from embedded import EmbeddedServer
+from harness import Home, Script
+
+
+PASSED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser):
+    parser.addoption('--require-all', action='store_true', help='a test that cannot run here is a failure')
+
+
+def missing_parts():
+    """The real parts this machine lacks: (part, how to get it)."""
+    try:
+        import lab
+    except ImportError:
+        return []
+    return lab.missing_parts()
+
+
+def pytest_sessionstart(session):
+    missing = missing_parts() if session.config.getoption('--require-all') else []
+    if missing:
+        pytest.exit('required, but missing here:\n' + _listing(missing), returncode=1)
+
+
+def pytest_terminal_summary(terminalreporter):
+    missing = missing_parts()
+    if missing:
+        terminalreporter.section('Not run here, and how to get it')
+        terminalreporter.write_line(_listing(missing))
+
+
+def _listing(missing):
+    return '\n'.join(f'  {part}: {how}' for part, how in missing)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and item.config.getoption('--require-all') and not hasattr(report, 'wasxfail'):
+        report.outcome = 'failed'
+        report.longrepr = f'required, but skipped: {report.longrepr[2]}'
+    if report.when == 'call':
+        item.stash[PASSED] = report.passed
+    runs = getattr(item, 'funcargs', {}).get('run')
+    if report.failed and runs is not None:
+        report.sections += [('what the script said', script.report()) for script in runs.scripts]
+
+
+@pytest.fixture
+def server(request):
+    """An embedded SSH server with a stand-in codex; a test that passed must have left nothing at it."""
+    with EmbeddedServer() as server:
+        yield server
+        if request.node.stash.get(PASSED, False):
+            assert server.leftovers() == []
+
+
+@pytest.fixture
+def home(tmp_path, server):
+    """A person's home that knows the server and is let in by a key."""
+    home = Home(tmp_path / 'home')
+    home.trust(server)
+    home.make_key(server)
+    return home
+
+
+class Runs:
+    """Starts the script, by default against the server: `run('-v', command=('wrangler', 'login'))`."""
+
+    def __init__(self, home, server):
+        self.home = home
+        self.destination = f'{server.user}@{server.address}:{server.port}'
+        self.scripts = []
+
+    def __call__(self, *options, to=None, command=(), **how):
+        script = Script(self.home, *options, to or self.destination, *command, **how)
+        self.scripts.append(script)
+        return script
+
+
+@pytest.fixture
+def run(request, home, server):
+    """Runs of the script; where the test passed, what ended by itself must have left nothing behind."""
+    runs = Runs(home, server)
+    yield runs
+    ended = [script for script in runs.scripts if script.process.poll() is not None]
+    left = []
+    if request.node.stash.get(PASSED, False):
+        left = [line for script in ended for line in script.leftovers()]
+        if all(script in ended and script.process.returncode >= 0 for script in runs.scripts):
+            left += home.leftovers()
+    for script in runs.scripts:
+        script.close()
+    assert left == []
