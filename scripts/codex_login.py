@@ -16,6 +16,7 @@ does to it in between.
 The file reads from top to bottom: problems, specs, the device, paramiko, the link, forwards, the remote login, the
 redirect, the sign-in, the command line. A section uses only what stands above it.
 """
+import _thread
 import base64
 import contextlib
 import errno
@@ -272,11 +273,11 @@ def names_match(patterns, name):
 # -- Forwards ----------------------------------------------------------------------------------------------------------
 
 class ForwardSpec(NamedTuple):
-    """One -L, -R or -D as a person wrote it. Without a host, each client names its target itself, by SOCKS."""
+    """One -L, -R or -D as a person wrote it. Without a host, each client names its target, by SOCKS."""
     mode: str           # "L", "R" or "D"
     bind: str           # "" where none was given, "*" for every interface
     port: int
-    host: str = ""
+    host: str = ''
     hostport: int = 0
 
     def __str__(self):
@@ -284,47 +285,47 @@ class ForwardSpec(NamedTuple):
         fields.append(str(self.port))
         if self.host:
             fields += [self.host, str(self.hostport)]
-        return ":".join(f"[{field}]" if ":" in field else field for field in fields)
+        return ':'.join(f'[{field}]' if ':' in field else field for field in fields)
 
 
 def parse_forward(mode, text):
     """The spec in `text`, as ssh(1) writes it after -L, -R or -D, or ssh_config(5) after the keyword."""
     def wrong(reason):
-        shape = {"L": "[bind:]port:host:hostport", "D": "[bind:]port",
-                 "R": "[bind:]port:host:hostport, or [bind:]port"}[mode]
-        return Problem("usage", f"-{mode} {text!a}: {reason}", f"Write it as {shape}.", 2)
+        shape = {'L': '[bind:]port:host:hostport', 'D': '[bind:]port',
+                 'R': '[bind:]port:host:hostport, or [bind:]port'}[mode]
+        return Problem('usage', f'-{mode} {text!a}: {reason}', f'Write it as {shape}.', 2)
 
-    if "/" in text or "\\" in text:
-        raise wrong("Unix sockets are not forwarded, only TCP")
-    fields = _split_fields(":".join(text.split()))
+    if '/' in text or '\\' in text:
+        raise wrong('Unix sockets are not forwarded, only TCP')
+    fields = _split_fields(':'.join(text.split()))
     if fields is None:
-        raise wrong("the brackets do not match")
-    allowed = {"L": (3, 4), "R": (1, 2, 3, 4), "D": (1, 2)}[mode]
+        raise wrong('the brackets do not match')
+    allowed = {'L': (3, 4), 'R': (1, 2, 3, 4), 'D': (1, 2)}[mode]
     if len(fields) not in allowed:
-        raise wrong("an IPv6 address needs brackets" if len(fields) > 4 else "too many or too few fields")
+        raise wrong('an IPv6 address needs brackets' if len(fields) > 4 else 'too many or too few fields')
     # ssh takes an empty bind address for every interface, and a missing one for loopback.
-    bind = (fields.pop(0) or "*") if len(fields) in (2, 4) else ""
+    bind = (fields.pop(0) or '*') if len(fields) in (2, 4) else ''
     port = _port(fields[0])
-    host, hostport = (fields[1], _port(fields[2])) if len(fields) == 3 else ("", 0)
+    host, hostport = (fields[1], _port(fields[2])) if len(fields) == 3 else ('', 0)
     if port is None or hostport is None or (len(fields) == 3 and not hostport):
-        raise wrong("a port is a number from 1 to 65535 (0 to listen on any free one)")
+        raise wrong('a port is a number from 1 to 65535 (0 to listen on any free one)')
     if len(fields) == 3 and not host:
-        raise wrong("the host to connect to is missing")
+        raise wrong('the host to connect to is missing')
     if not all(_is_plain(name) for name in (bind, host)):
-        raise wrong("that is no host name")
+        raise wrong('that is no host name')
     return ForwardSpec(mode, bind, port, host, hostport)
 
 
 def _split_fields(text):
     fields = []
     while True:
-        if text.startswith("["):
-            field, bracket, text = text[1:].partition("]")
-            if not bracket or not (text == "" or text.startswith(":")):
+        if text.startswith('['):
+            field, bracket, text = text[1:].partition(']')
+            if not bracket or not (text == '' or text.startswith(':')):
                 return None
             colon, text = text[:1], text[1:]
         else:
-            field, colon, text = text.partition(":")
+            field, colon, text = text.partition(':')
         fields.append(field)
         if not colon:
             return fields
@@ -337,25 +338,25 @@ def _port(text):
 
 
 def _is_plain(name):
-    return len(name) <= 255 and name.isprintable() and not name.startswith("-") and " " not in name
+    return len(name) <= 255 and name.isprintable() and not name.startswith('-') and ' ' not in name
 
 
 class Socks:
     """The server's side of SOCKS 4, 4a and 5, as far as the request, without any I/O.
 
-    Feed it what the client sends and send the client what feed() returns, until `target` is known or `refused`
-    is set. Then send what answer() returns; what the client sent beyond its request is in `early`.
+    Feed it what the client sends and send the client what feed() returns, until `target` is known or
+    `refused` is set. Then send what answer() returns; what the client sent beyond its request is in `early`.
     """
     NAME_LIMIT = 255
     # The reason for a failure, and its reply code in SOCKS 5. SOCKS 4 has one code for all of them.
-    CODES = {"": 0, "failed": 1, "forbidden": 2, "unreachable": 4, "refused": 5, "command": 7, "address": 8}
+    CODES = {'': 0, 'failed': 1, 'forbidden': 2, 'unreachable': 4, 'refused': 5, 'command': 7, 'address': 8}
 
     def __init__(self):
         self.target = None      # (host, port)
         self.refused = False
         self._unread = bytearray()
         self._parse = self._version
-        self._reply = b""
+        self._reply = b''
 
     @property
     def early(self):
@@ -363,7 +364,7 @@ class Socks:
 
     def feed(self, data):
         self._unread += data
-        self._reply = b""
+        self._reply = b''
         while not (self.target or self.refused):
             self._position = 0
             try:
@@ -374,7 +375,7 @@ class Socks:
             self._parse = following
         return self._reply
 
-    def answer(self, failure=""):
+    def answer(self, failure=''):
         """The reply to the request: it was met, or why it was not."""
         code = self.CODES[failure]
         if self._four:
@@ -396,15 +397,15 @@ class Socks:
         raise _TooShort
 
     def _take_port(self):
-        return int.from_bytes(self._take(2), "big")
+        return int.from_bytes(self._take(2), 'big')
 
-    def _refuse(self, reply=b""):
+    def _refuse(self, reply=b''):
         self.refused = True
         self._reply += reply
 
     def _go_to(self, host, port):
         if host is None or not host or not _is_plain(host):
-            return self._refuse(self.answer("failed"))
+            return self._refuse(self.answer('failed'))
         self.target = host, port
 
     def _version(self):
@@ -419,16 +420,16 @@ class Socks:
         user = self._take_until_zero()
         # 4a: an address that cannot be one, 0.0.0.x, says that a name follows.
         named = address[:3] == bytes(3) and address[3] != 0
-        host = self._take_until_zero() if named and user is not None else b""
+        host = self._take_until_zero() if named and user is not None else b''
         if command != 1 or user is None or host is None:
-            return self._refuse(self.answer("command"))
+            return self._refuse(self.answer('command'))
         self._go_to(_text(host) if named else socket.inet_ntoa(address), port)
 
     def _greeting(self):
         methods = self._take(self._take(1)[0])
         if 0 not in methods:
-            return self._refuse(b"\x05\xff")
-        self._reply += b"\x05\x00"
+            return self._refuse(b'\x05\xff')
+        self._reply += b'\x05\x00'
         return self._request5
 
     def _request5(self):
@@ -442,10 +443,10 @@ class Socks:
         elif kind == 4:
             host = socket.inet_ntop(socket.AF_INET6, self._take(16))
         else:
-            return self._refuse(self.answer("address"))
+            return self._refuse(self.answer('address'))
         port = self._take_port()
         if command != 1:
-            return self._refuse(self.answer("command"))
+            return self._refuse(self.answer('command'))
         self._go_to(host, port)
 
 
@@ -784,7 +785,7 @@ def check_sign_in(found):
     """Raises Problem('address') unless the page is https, or on loopback itself (RFC 8252, section 8.3)."""
     parts = urlsplit(found.url)
     if parts.scheme != 'https' and loopback_port(found.url) is None:
-        raise Problem('address', f'The sign-in address is not https, and was not opened: '
+        raise Problem('address', 'The sign-in address is not https, and was not opened: '
                       + harmless(f'{parts.scheme}://{parts.netloc}{parts.path}')[:120],
                       'Whoever can read the network could take the sign-in. Ask who runs the server.')
 
@@ -969,6 +970,7 @@ class Device:
     shows_output = True         # next to its questions
     in_app_browser = False
     installs_paramiko = False
+    unattended = False          # somebody can be asked what is needed, but a program waits for the outcome
 
     def __init__(self, alone=False):
         self.alone = alone or not sys.stdin or not sys.stdin.isatty()
@@ -1038,8 +1040,8 @@ class Device:
         except OSError:
             pass            # then it is asked again
 
-    def leaving(self, server):
-        """The app may go to the background until the person has signed in at `server`: what brings them back."""
+    def leaving(self, server, browser):
+        """The person goes to a browser to sign in at `server`: what keeps the app awake, and brings them back."""
 
     def returned(self):
         """The sign-in is over: nothing of `leaving` remains."""
@@ -1047,10 +1049,16 @@ class Device:
     # -- questions
 
     def ask(self, question):
-        """A line of text that a person types; '' at the end of input."""
+        """A line of text that a person types; '' at the end of input. Raises KeyboardInterrupt where they cancel."""
         with self._asking:
             print(question, end=' ', file=sys.stderr, flush=True)
-            return sys.stdin.readline().strip()
+            return self._unless_q(sys.stdin.readline().strip())
+
+    @staticmethod
+    def _unless_q(answer):
+        if answer.lower() in ('q', 'quit'):     # for terminals where Ctrl-C does not arrive
+            raise KeyboardInterrupt
+        return answer
 
     def choose(self, title, choices):
         """One of `choices`, as a person picks it by its number. Raises KeyboardInterrupt where none is picked."""
@@ -1059,7 +1067,7 @@ class Device:
             answer = self.ask(f'Number (1 to {len(choices)}):')
             if answer.isdigit() and 0 < int(answer) <= len(choices):
                 return choices[int(answer) - 1]
-            if answer in ('', 'q'):
+            if not answer:
                 raise KeyboardInterrupt
 
     def fill_in(self, title, fields):
@@ -1079,7 +1087,7 @@ class Device:
         import getpass
         with self._asking:
             try:
-                return getpass.getpass(prompt + ' ')
+                return self._unless_q(getpass.getpass(prompt + ' '))
             except EOFError:
                 raise KeyboardInterrupt from None
 
@@ -1126,8 +1134,11 @@ class Device:
         self._take_answer = lambda line: accept() if line.lower() in ('yes', 'y') else decline()
 
 
-    def finished(self, outcome, status):
-        """The script has ended: tell whoever started it, where standard output does not."""
+    def finished(self, outcome, status, events):
+        """The script has ended: tell whoever started it, where standard output does not.
+
+        `outcome` is the line that says how, or with `events` the last event.
+        """
 
 
 class AShell(Device):
@@ -1144,10 +1155,10 @@ class AShell(Device):
     def user(self):
         return ''
 
-    def _run(self, *command, text=None):
+    def _run(self, *command, text=None, limit=10):
         import subprocess
         try:
-            done = subprocess.run(command, input=text, stdout=subprocess.PIPE, encoding='utf-8', timeout=10)
+            done = subprocess.run(command, input=text, stdout=subprocess.PIPE, encoding='utf-8', timeout=limit)
             return done.stdout if done.returncode == 0 else None
         except (OSError, subprocess.SubprocessError):
             return None
@@ -1165,9 +1176,17 @@ class AShell(Device):
     def install_paramiko(self):
         """Install paramiko without what cannot be compiled here; whether that worked."""
         import importlib
-        done = self._run('pip', 'install', '--no-deps', 'paramiko') is not None
+        print('Installing paramiko …', file=sys.stderr, flush=True)
+        done = self._run('pip', 'install', '--no-deps', 'paramiko', limit=300) is not None
         importlib.invalidate_caches()
         return done
+
+    def finished(self, outcome, status, events):
+        # A Shortcut reads a file, which has neither what went to standard error nor the exit status.
+        if not events and not sys.stdout.isatty():
+            if status and outcome:
+                print(outcome)
+            print(f'Exit status: {status}', flush=True)
 
 
 class Pythonista(Device):
@@ -1176,16 +1195,17 @@ class Pythonista(Device):
     shows_output = False
     in_app_browser = True
     KEYCHAIN = 'codex_login'
+    REMINDER = 'pythonista3://?codex_login'     # the address that a reminder opens, by which it is known again
 
     def __init__(self, alone=False):
         super().__init__(alone)
         import shortcuts
         self.alone = alone
-        self._shortcut = shortcuts.is_running_shortcut()
+        self.unattended = shortcuts.is_running_shortcut()
         self.home = os.path.join(self.home, 'Documents')
         self.ssh_folder = os.path.join(self.home, '.ssh')
         self.state_folder = os.path.join(self.home, '.codex-login')
-        self._sheet = self._reminder = None
+        self._sheet = None
 
     def user(self):
         return ''
@@ -1206,6 +1226,7 @@ class Pythonista(Device):
                 return 'in-app'
             except Exception as error:      # objc_util ends in whatever the bridge raises
                 print(f'The in-app browser did not open ({error}); Safari does.')
+                self._remind()
         import webbrowser
         # Plain https:// would open a tab of the app's own, without the person's passwords.
         return 'Safari' if webbrowser.open('safari-' + url if url.startswith('https') else url) is not False else ''
@@ -1227,19 +1248,24 @@ class Pythonista(Device):
             on_main_thread(self._sheet.dismissViewControllerAnimated_completion_)(True, None)
             self._sheet = None
 
-    def leaving(self, server):
+    def leaving(self, server, browser):
         import console
-        import notification
+        self._server = server
         console.set_idle_timer_disabled(True)
-        self._reminder = notification.schedule(f'Signed in at {server}? Tap to finish.', 20, '', 'pythonista3://')
+        if browser != 'in-app':
+            self._remind()
+
+    def _remind(self):
+        import notification
+        notification.schedule(f'Signed in at {self._server}? Tap to finish.', 20, '', self.REMINDER)
 
     def returned(self):
         import console
         import notification
         console.set_idle_timer_disabled(False)
-        if self._reminder:
-            notification.cancel(self._reminder)
-            self._reminder = None
+        for planned in notification.get_scheduled():        # a run that was killed has left its own
+            if planned.get('action_url') == self.REMINDER:
+                notification.cancel(planned)
         self._dismiss()
 
     def ask(self, question):
@@ -1287,9 +1313,9 @@ class Pythonista(Device):
     def offer(self, question, accept, decline):
         accept() if not self.alone and self.confirm(question) else decline()
 
-    def finished(self, outcome, status):
+    def finished(self, outcome, status, events):
         import console
-        if self._shortcut:
+        if self.unattended:
             import shortcuts
             shortcuts.set_output_text(outcome)
         elif outcome:
@@ -1317,6 +1343,8 @@ def put_line(text, stream):
 
 class TextReport:
     """What happens, for a person: what is needed to stdout, the rest to stderr."""
+
+    events = False
 
     def __init__(self, quiet=False):
         self.quiet = quiet
@@ -1409,6 +1437,7 @@ class JsonReport:
             put_line(self.outcome, self._stream)
 
     live = False
+    events = True
 
     def note(self, text):
         pass
@@ -2397,6 +2426,20 @@ def find_settings(destination, device, overrides=(), config_file=None):
     return make_settings(destination, options, device.home, device.ssh_folder, device.user())
 
 
+def awake(limit, step=0.5):
+    """Steps to wait for, `limit` seconds in all in which this process is awake: what it sleeps away counts as one step."""
+    for _ in range(max(1, round(limit / step))):
+        yield step
+
+
+def take(inbox, limit):
+    """The next item of a queue, within `limit` waking seconds. Raises queue.Empty."""
+    for step in awake(limit):
+        with contextlib.suppress(queue.Empty):
+            return inbox.get(timeout=step)
+    raise queue.Empty
+
+
 class Dialling:
     """Name resolution and TCP connection in a thread of its own, so that paramiko is imported meanwhile."""
 
@@ -2595,13 +2638,10 @@ class Credentials:
         if methods is None:
             methods = self._methods(transport, paramiko)
         while methods:
-            if self._settings.batch or self._device.alone:
-                self._steps = []
-                raise self._refused(f'{self._settings.name}: permission denied ({", ".join(methods)}).')
             methods = self._offer_password(transport, paramiko, methods)
 
     def _refused(self, message):
-        tried = ', '.join(self._tried)
+        tried = ', '.join(dict.fromkeys(self._tried))
         hint = f'Tried: {tried}. ' if tried else 'No key was found. '
         return Problem('auth', message, hint + 'Name a key with -i FILE, or check the user name.')
 
@@ -2619,12 +2659,34 @@ class Credentials:
                 return True, transport.auth_publickey(user, secret)
             if method == 'password':
                 return True, transport.auth_password(user, secret, fallback=False)
-            return True, transport.auth_interactive(user, lambda title, text, prompts: [
-                secret.setdefault(prompt, None) or self._answer(secret, prompt, echo) for prompt, echo in prompts])
+            return True, self._interactive(transport, secret)
         except paramiko.BadAuthenticationType as refusal:
             return False, refusal.allowed_types
         except paramiko.AuthenticationException:
             return False, None
+
+    def _interactive(self, transport, answers):
+        """Keyboard-interactive (RFC 4256), with the questions asked in this thread: paramiko asks in one of its own."""
+        asked, given = queue.Queue(), queue.Queue()
+
+        def handler(title, text, prompts):
+            asked.put(prompts)
+            return given.get()
+
+        def authenticate():
+            try:
+                asked.put((transport.auth_interactive(self._settings.user, handler), None))
+            except Exception as error:
+                asked.put((None, error))
+        threading.Thread(target=authenticate, daemon=True).start()
+        while True:
+            prompts = asked.get()
+            if isinstance(prompts, tuple):
+                methods, error = prompts
+                if error:
+                    raise error
+                return methods
+            given.put([answers.get(prompt) or self._answer(answers, prompt, echo) for prompt, echo in prompts])
 
     def _answer(self, answers, prompt, echo):
         if self._steps and self._steps[-1][1] is answers:
@@ -2653,15 +2715,17 @@ class Credentials:
         if kept is not None:
             yield kept
             self._device.keep_secret(self._server, None)
-        while True:
+        while not self._device.alone:
             yield self._device.secret(f"{self._settings.name}'s password:")
 
     def _offer_password(self, transport, paramiko, methods):
         """The methods that the server still wants after a password that it accepted. Raises Problem('auth')."""
         method = next((name for name in ('password', 'keyboard-interactive') if name in methods), None)
-        tries = self.PASSWORD_TRIES if method else 0
-        self._tried.append('password') if method else None
-        for secret in itertools.islice(self._passwords() if method == 'password' else iter(dict, None), tries):
+        secrets = self._passwords() if method == 'password' else iter(dict, None)
+        if not method or self._settings.batch or self._device.alone and method != 'password':
+            secrets = ()
+        for secret in itertools.islice(secrets, self.PASSWORD_TRIES):
+            self._tried.append('password')
             accepted, wanted = self._attempt(transport, paramiko, method, secret)
             if accepted:
                 self._steps.append((method, secret))
@@ -2732,10 +2796,13 @@ class Hop:
         self._host_keys = HostKeys(settings, device)
         self._pinned = None     # the key that was trusted first; a connection made anew must show the same
 
-    def connect(self, through=None):
-        """(an authenticated Transport, the host key's bytes), by TCP or `through` another Transport. Raises Problem."""
+    def connect(self, through=None, limit=None):
+        """(an authenticated Transport, the host key's bytes), by TCP or `through` another Transport. Raises Problem.
+
+        `limit` is for the TCP connection, in seconds; ConnectTimeout where it is None.
+        """
         if through is None:
-            dialling = Dialling(self._settings.host, self._settings.port, self._settings.connect_timeout)
+            dialling = Dialling(self._settings.host, self._settings.port, limit or self._settings.connect_timeout)
             load_paramiko()
             sock = dialling.socket()
         else:
@@ -2820,11 +2887,11 @@ class Link:
         self._tell('connected', address=address_text(transport), key=key_type(blob), fingerprint=fingerprint(blob))
         self._adopt(transport)
 
-    def _dial(self):
+    def _dial(self, limit=None):
         """A Transport to the server, through the jump hosts; closing it closes theirs. The server's host key."""
         transport = None
         for hop in self._hops:
-            transport, blob = hop.connect(transport)
+            transport, blob = hop.connect(transport, limit)
         return transport, blob
 
     def _adopt(self, transport):
@@ -2845,10 +2912,9 @@ class Link:
     # -- using it
 
     def transport(self, limit=30.0):
-        """The live connection; waits up to `limit` seconds for one that is being made anew. Raises Problem('link')."""
-        deadline = time.monotonic() + limit
+        """The live connection; waits up to `limit` waking seconds for one that is being made anew. Raises Problem('link')."""
         with self._changed:
-            while True:
+            for step in awake(limit, 1.0):
                 if self._problem:
                     raise self._problem
                 if self._closed:
@@ -2856,10 +2922,9 @@ class Link:
                 if self._transport and self._transport.is_active():
                     return self._transport
                 self._nudge.set()
-                if not self._changed.wait(min(1.0, max(0.0, deadline - time.monotonic()))) \
-                        and time.monotonic() >= deadline:
-                    raise Problem('link', f'The connection to {self.settings.alias} is lost, and could not be made anew '
-                                  f'within {limit:g} s.', 'Check that this device is online.')
+                self._changed.wait(step)
+        raise Problem('link', f'The connection to {self.settings.alias} is lost, and could not be made anew '
+                      f'within {limit:g} s.', 'Check that this device is online.')
 
     def subscribe(self, function):
         """Call function(transport) after every connection made, at once if there is one."""
@@ -2973,7 +3038,8 @@ class Link:
                 if self._doubtful:          # the app was asleep: what failed before may be right now
                     self._doubtful, attempt = False, 0
             try:
-                transport, _ = self._dial()
+                # A network that has just come back is found sooner by a new attempt than by an old one's long pauses.
+                transport, _ = self._dial(min(self.settings.connect_timeout, 3 + attempt))
             except Problem as problem:
                 if problem.kind in ('host-key', 'auth', 'key'):
                     with self._changed:
@@ -3033,10 +3099,10 @@ def listen(bind, port):
 
 
 def _addresses(bind):
-    if bind in ("", "localhost"):
-        return [(socket.AF_INET, ("127.0.0.1",)), (socket.AF_INET6, ("::1",))]
-    if bind == "*":
-        return [(socket.AF_INET, ("0.0.0.0",)), (socket.AF_INET6, ("::",))]
+    if bind in ('', 'localhost'):
+        return [(socket.AF_INET, ('127.0.0.1',)), (socket.AF_INET6, ('::1',))]
+    if bind == '*':
+        return [(socket.AF_INET, ('0.0.0.0',)), (socket.AF_INET6, ('::',))]
     found = socket.getaddrinfo(bind, 0, type=socket.SOCK_STREAM)
     return list(dict.fromkeys((family, (where[0], *where[2:])) for family, _, _, _, where in found))
 
@@ -3066,7 +3132,7 @@ def _listen_on_each(addresses, port):
 def _listener(family, where):
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if os.name == "nt":
+        if os.name == 'nt':
             # There SO_REUSEADDR means that two programs may have one port.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
@@ -3086,12 +3152,13 @@ def _listen_problem(bind, port, error):
     where = f"port {port} of {bind or 'localhost'}"
     unknown = isinstance(error, (socket.gaierror, UnicodeError))
     reason, hint = {
-        errno.EADDRINUSE: ("another program on this device has it", "End that program, or choose another port."),
-        errno.EACCES: ("not allowed", "Ports below 1024 are often reserved: choose a higher one."),
-        errno.EADDRNOTAVAIL: ("no such address on this device",
-                              "Without a bind address, only this device itself can connect."),
-    }.get(errno.EADDRNOTAVAIL if unknown else error.errno, (str(error), ""))
-    return Problem("listen", f"Cannot listen on {where}: {reason}", hint)
+        errno.EADDRINUSE: ('another program on this device has it',
+                           'End that program, or choose another port.'),
+        errno.EACCES: ('not allowed', 'Ports below 1024 are often reserved: choose a higher one.'),
+        errno.EADDRNOTAVAIL: ('no such address on this device',
+                              'Without a bind address, only this device itself can connect.'),
+    }.get(errno.EADDRNOTAVAIL if unknown else error.errno, (str(error), ''))
+    return Problem('listen', f'Cannot listen on {where}: {reason}', hint)
 
 
 class Pump:
@@ -3099,26 +3166,27 @@ class Pump:
 
     What the receiver does not take waits at the sender: no more than a channel's window is kept here.
     """
-    PIECE = 2 * (32 * 1024 - 64)    # two full packets, as paramiko cuts them for a server with OpenSSH's limit
-    EVERYTHING = 1 << 30            # that is, the window; to take only a part makes paramiko move the rest
+    PIECE = 2 * (32 * 1024 - 64)    # two full packets, as paramiko cuts them for OpenSSH's server
+    EVERYTHING = 1 << 30            # that is, the window; to take a part makes paramiko move the rest
 
     def __init__(self, sock, channel):
         self.sock, self.channel = sock, channel
-        self.up = self.down = 0     # bytes, from socket to channel and back
+        self.up = self.down = 0     # bytes: from socket to channel, and back
         self._ways = 2
         self._lock = threading.Lock()
+        self._up_ended = threading.Event()
 
     def run(self):
-        """Return when both directions have ended, or one of the ends is gone. Both ends may be closed then."""
+        """Return when both directions have ended, or an end is gone. Both ends can be closed then."""
         self.sock.settimeout(None)
         self.channel.settimeout(None)
         _set_option(self.sock, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        upwards = _start(self._send_up)
+        _start(self._send_up)
         self._send_down()
         # Upwards may go on for long. The channel closes after that, or when the far end is gone altogether.
         self.channel.status_event.wait()
         self.stop()
-        upwards.join()
+        self._up_ended.wait()
 
     def stop(self):
         """End it now, from any thread."""
@@ -3126,7 +3194,7 @@ class Pump:
             self.sock.shutdown(socket.SHUT_RD)      # wakes a thread that reads
         except OSError:
             pass
-        self.channel.close()
+        _close(self.channel)
 
     def _send_up(self):
         try:
@@ -3136,28 +3204,33 @@ class Pump:
             self.channel.shutdown_write()
             self._one_way_ended()
         except Exception:       # OSError, and paramiko's several kinds for a connection that is lost
-            self.channel.close()
+            _close(self.channel)
+        finally:
+            self._up_ended.set()
 
     def _send_down(self):
         try:
             while data := self.channel.recv(self.EVERYTHING):
                 self.sock.sendall(data)
                 self.down += len(data)
-            if self.channel.eof_received:
+            whole = self.channel.eof_received
+            if whole:
                 self.sock.shutdown(socket.SHUT_WR)
-                self._one_way_ended()
-            else:
-                # The connection was lost on the way. The reader must not take what it has for the whole.
-                _set_option(self.sock, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         except Exception:
-            self.channel.close()
+            whole = False
+        if whole:
+            self._one_way_ended()
+        else:
+            # Cut off on the way. A reset, so that the reader does not take what it has for the whole.
+            _set_option(self.sock, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+            _close(self.channel)
 
     def _one_way_ended(self):
         with self._lock:
             self._ways -= 1
             last = self._ways == 0
         if last:
-            self.channel.close()
+            _close(self.channel)
 
 
 def _set_option(sock, level, name, value):
@@ -3168,27 +3241,53 @@ def _set_option(sock, level, name, value):
 
 
 def _hang_up(client):
-    """End a socket or channel that another thread may be reading from: that one wakes, and closes a socket."""
+    """End a socket or channel that another thread may be reading: that one wakes, and closes a socket."""
     try:
         client.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
+    except Exception:
+        pass        # it is over already
     if not isinstance(client, socket.socket):
-        client.close()
+        _close(client)
+
+
+def _close(end):
+    try:
+        end.close()
+    except Exception:
+        pass        # it is closed on this side; where the connection is lost, the other can't be told
+
+
+_resting = []           # for each thread that has nothing to do, the queue that it waits at
+MOST_RESTING = 16
 
 
 def _start(function, *arguments):
-    # A daemon, so that nothing that is still open holds up the end of the program.
-    thread = threading.Thread(target=function, args=arguments, daemon=True)
-    thread.start()
-    return thread
+    """Run something in a thread that holds up nobody's exit: in one that rests, if any does.
+
+    To make a new one takes about as long as to serve a small request."""
+    try:
+        _resting.pop().put((function, arguments))
+    except IndexError:
+        _thread.start_new_thread(_work, ((function, arguments),))
+
+
+def _work(job):
+    jobs = queue.SimpleQueue()
+    while True:
+        function, arguments = job
+        function(*arguments)
+        if len(_resting) >= MOST_RESTING:
+            return
+        function = arguments = job = None       # a thread at rest keeps nothing alive
+        _resting.append(jobs)
+        job = jobs.get()
 
 
 class Unreachable(Problem):
     """A client's target could not be reached; `reason` as in Socks.CODES."""
 
     def __init__(self, reason, target, words):
-        super().__init__("forward", f"{target[0]} port {target[1]}: {words}")
+        super().__init__('forward', f'{target[0]} port {target[1]}: {words}')
         self.reason = reason
 
 
@@ -3196,12 +3295,13 @@ def reach_from_server(transport, target, origin):
     """A channel from the server to `target`, for a client whose own address is `origin`."""
     try:
         # No time-out: paramiko would forget the channel, and the server keep it.
-        return transport.open_channel("direct-tcpip", target, origin)
+        return transport.open_channel('direct-tcpip', target, origin)
     except Exception as error:      # paramiko's several kinds
+        # Where many fail at once, paramiko may tell one of them nothing but that it failed.
         reason, words = {
-            1: ("forbidden", "the server does not allow connections to it"),
-            2: ("refused", "the server gets no connection to it"),
-        }.get(getattr(error, "code", None), ("failed", "the connection to the server was lost"))
+            1: ('forbidden', 'the server does not allow connections to it'),
+            2: ('refused', 'the server gets no connection to it'),
+        }.get(getattr(error, 'code', None), ('failed', 'the server opened no connection to it'))
         raise Unreachable(reason, target, words) from error
 
 
@@ -3211,8 +3311,8 @@ def reach_from_here(target, limit=30.0):
         return socket.create_connection(target, limit)
     except (OSError, UnicodeError) as error:
         refused = isinstance(error, ConnectionRefusedError)
-        raise Unreachable("refused" if refused else "unreachable", target,
-                          "refused" if refused else str(error)) from error
+        raise Unreachable('refused' if refused else 'unreachable', target,
+                          'refused' if refused else str(error)) from error
 
 
 class _Forward:
@@ -3224,7 +3324,7 @@ class _Forward:
         self.transport = None       # for -R: the connection that listens for it
         self._lock = threading.Lock()
         self._clients = {}          # socket or channel: its pump, once there is one
-        self._moved = [0, 0]        # bytes up and down, of clients that are gone
+        self._moved = [0, 0]        # bytes to the server and from it, of clients that are gone
 
     def enter(self, client, pump=None):
         with self._lock:
@@ -3255,12 +3355,13 @@ class _Forward:
 class Forwards:
     """The forwards of one link. They live until close(), through any number of connections.
 
-    `tell(kind, **fields)` hears of "listening" (mode, bind, port) when the server listens again after a
-    reconnect, "waiting" (mode, bind, port) while it does not yet, and "unreached" (message) of a client's target.
+    `tell(kind, **fields)` hears, from any thread, of "listening" (mode, bind, port) when the server listens
+    again after a reconnect; "waiting" (the same) while it does not yet; "unreached" (message) of a client's
+    target; "lost" (mode, bind, port, message) of a listener that the system took away for good.
     """
     LINK_LIMIT = 30.0       # s that a new client waits for a connection that is being made anew
     CHOICE_LIMIT = 30.0     # s that a client may take to name its target by SOCKS
-    LONGEST_PAUSE = 30.0    # s between two requests for a port that the server does not give yet
+    SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0   # s until a port that is held still is asked for again
 
     def __init__(self, link, tell, gateway_ports=False):
         self._link, self._tell, self._gateway_ports = link, tell, gateway_ports
@@ -3279,27 +3380,27 @@ class Forwards:
         return [(forward.spec.mode, *where) for forward in self._forwards for where in forward.bound]
 
     def counts(self):
-        """For each spec: (spec, clients, bytes up, bytes down); up is from the client to its target."""
+        """For each spec: (spec, open connections, bytes to the server, bytes from it)."""
         return [(forward.spec, *forward.counts()) for forward in self._forwards]
 
     def add(self, spec):
         """Listen for `spec`, here or at the server. Raises Problem "listen"."""
         forward = _Forward(spec)
-        if spec.mode == "R":
+        if spec.mode == 'R':
             self._add_remote(forward)
             return
-        for listener in listen(spec.bind or ("*" if self._gateway_ports else ""), spec.port):
+        for listener in listen(spec.bind or ('*' if self._gateway_ports else ''), spec.port):
             forward.bound.append(listener.getsockname()[:2])
             self._selector.register(listener, selectors.EVENT_READ, forward)
         self._forwards.append(forward)
-        self._button.send(b"!")
+        self._button.send(b'!')
 
     def close(self):
         """End everything, at once."""
         if self._closed.is_set():
             return
         self._closed.set()
-        self._button.send(b"!")
+        self._button.send(b'!')
         # Not here: to close a channel means to write to a connection that may be stuck.
         for forward in self._forwards:
             _start(forward.stop)
@@ -3316,6 +3417,7 @@ class Forwards:
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()
         self._selector.close()
+        self._button.close()
 
     def _accept_one(self, listener, forward):
         try:
@@ -3338,58 +3440,69 @@ class Forwards:
         try:
             self._selector.register(_listener(family, where), selectors.EVENT_READ, forward)
         except OSError as error:
-            self._tell("lost", mode=forward.spec.mode, bind=where[0], port=where[1], message=str(error))
+            self._tell('lost', mode=forward.spec.mode, bind=where[0], port=where[1], message=str(error))
 
     def _serve(self, forward, client, origin):
         def reach(target):
-            return reach_from_server(self._link.transport(self.LINK_LIMIT), target, origin)
+            while True:
+                transport = self._link.transport(self.LINK_LIMIT)
+                try:
+                    return reach_from_server(transport, target, origin)
+                except Unreachable:
+                    if transport.is_active():
+                        raise
+                    self._link.suspect()        # it was not the target: wait for the next connection
 
         self._join(forward, client, reach)
 
     # --- listeners at the server
 
     def _add_remote(self, forward):
+        spec = forward.spec
+        # RFC 4254, 7.1: "localhost" is every loopback address of the server, "" is all that it has.
+        forward.bound = [({'': 'localhost', '*': ''}.get(spec.bind, spec.bind), spec.port)]
         with self._asking:
             transport = self._link.transport()
             self._forwards.append(forward)
-            if not self._ask(forward, transport):
+            if not self._ask(forward, transport) and transport.is_active():
                 self._forwards.remove(forward)
-                raise Problem("listen", f"The server does not listen on port {forward.spec.port} for -R",
-                              "Another program there may have the port, or the server's AllowTcpForwarding or "
-                              "PermitListen forbids it.")
+                raise Problem('listen', f'The server does not listen on port {spec.port} for -R {spec}',
+                              "Another program there may have that port, or the server's "
+                              'AllowTcpForwarding or PermitListen forbids it.')
 
     def _ask(self, forward, transport):
         """Have the server listen. False where it refuses."""
         with self._asking:
             if forward.transport is transport:
                 return True
-            spec = forward.spec
-            bind = {"": "localhost", "*": ""}.get(spec.bind, spec.bind)
-            port = forward.bound[0][1] if forward.bound else spec.port
+            bind, port = forward.bound[0]
             try:
                 with self._link.asking:
                     port = transport.request_port_forward(bind, port, self._arrived)
             except Exception:       # paramiko's several kinds
                 return False
+            # Any free port, once given, stays the same through later connections.
             forward.bound = [(bind, port)]
             forward.transport = transport
             return True
 
     def _connected(self, transport):
-        if any(forward.spec.mode == "R" for forward in self._forwards):
-            _start(self._ask_again, transport)
+        _start(self._ask_again, transport)
 
     def _ask_again(self, transport):
-        """After a reconnect: the old session may hold the ports for a while yet."""
-        pause = 0.5
-        waiting = [forward for forward in self._forwards if forward.spec.mode == "R"]
+        """After a reconnect. The old session may hold the ports for a while yet."""
+        with self._asking:
+            waiting = [forward for forward in self._forwards
+                       if forward.spec.mode == 'R' and forward.transport is not transport]
+        pause = self.SHORTEST_PAUSE
         while waiting and transport.is_active() and not self._closed.is_set():
             for forward in waiting[:]:
-                (bind, port), regained = forward.bound[0], self._ask(forward, transport)
+                regained = self._ask(forward, transport)
                 if regained:
                     waiting.remove(forward)
-                if regained or pause == 0.5:
-                    self._tell("listening" if regained else "waiting", mode="R", bind=bind, port=port)
+                if regained or pause == self.SHORTEST_PAUSE:
+                    bind, port = forward.bound[0]
+                    self._tell('listening' if regained else 'waiting', mode='R', bind=bind, port=port)
             if waiting:
                 self._closed.wait(pause)
                 pause = min(2 * pause, self.LONGEST_PAUSE)
@@ -3407,7 +3520,7 @@ class Forwards:
         if listening:
             self._join(listening[0], channel, reach_from_here)
         else:
-            channel.close()
+            _close(channel)
 
     # --- one client, from whichever side
 
@@ -3420,19 +3533,19 @@ class Forwards:
                 other = reach((forward.spec.host, forward.spec.hostport))
             else:
                 other = self._reach_by_socks(client, reach)
-            pump = Pump(other, client) if forward.spec.mode == "R" else Pump(client, other)
+            pump = Pump(other, client) if forward.spec.mode == 'R' else Pump(client, other)
             forward.enter(client, pump)
             if not self._closed.is_set():
                 pump.run()
         except Problem as problem:
-            self._tell("unreached", message=problem.message)
+            self._tell('unreached', message=problem.message)
         except Exception:
             pass        # the client left before its target was reached
         finally:
             forward.leave(client)
-            client.close()
+            _close(client)
             if other:
-                other.close()
+                _close(other)
 
     def _reach_by_socks(self, client, reach):
         socks, end = Socks(), time.monotonic() + self.CHOICE_LIMIT
@@ -3443,11 +3556,11 @@ class Forwards:
             if answer:
                 client.sendall(answer)
             if socks.refused or not data:
-                raise ConnectionError("no target was named")
+                raise ConnectionError('no target was named')
         try:
             other = reach(socks.target)
         except Problem as problem:
-            client.sendall(socks.answer(getattr(problem, "reason", "failed")))
+            client.sendall(socks.answer(getattr(problem, 'reason', 'failed')))
             raise
         client.sendall(socks.answer())
         if socks.early:
@@ -3541,10 +3654,10 @@ stop() {
   i=0
   kill -s TERM -- "-$g" "$g"
   while kill -s 0 -- "-$g" && [ $i -lt 20 ]; do i=$((i + 1)); sleep 0.1 || sleep 1; done
-  kill -s KILL -- "-$g"
+  kill -s KILL -- "-$g" "$g"
 }
 clear_up() {
-  kill -s KILL -- "-$k" 2>/dev/null
+  kill -s KILL -- "-$k" "$k" 2>/dev/null     # by both: it may not have a group of its own yet
   # Others whose connection is lost do not notice it.
   while read -r a b; do [ "$a" = $$ ] || kill "$a" "$b"; done <"$d/attendants" 2>/dev/null
   rm -rf "$d"
@@ -3679,7 +3792,7 @@ class RemoteLogin:
         self._channel, self._transport = channel, transport
         threading.Thread(target=self._read, args=(channel, began), daemon=True).start()
         try:
-            record = began.get(timeout=self.START_LIMIT)
+            record = take(began, self.START_LIMIT)
         except queue.Empty:
             raise Problem('remote', f'{self._link.settings.alias} did not start the program within {self.START_LIMIT:g} s.',
                           "The account's login shell may be waiting for something.") from None
@@ -3756,7 +3869,7 @@ class RemoteLogin:
                 self._answers.get()
             try:
                 self._say(word)
-                return self._answers.get(timeout=limit)
+                return take(self._answers, limit)
             except queue.Empty:
                 return None
 
@@ -3765,14 +3878,13 @@ class RemoteLogin:
 
         Raises Problem('link') when there was no answer within `limit` seconds.
         """
-        deadline = time.monotonic() + limit
-        while time.monotonic() < deadline:
+        for step in awake(limit, 0.2):
             self._link.transport(limit)
             record = self._ask('status', self.ANSWER_LIMIT)
             if record and record.name == 'status':
                 status, _, words = record.text.partition(' ')
                 return status == '0', harmless(words)
-            time.sleep(0.2)     # the attendant is on its way through the new connection
+            time.sleep(step)    # the attendant is on its way through the new connection
         raise Problem('link', f'{self._link.settings.alias} did not say whether the sign-in is complete.',
                       'Ask it yourself: codex login status')
 
@@ -3813,7 +3925,6 @@ class RedirectRelay:
         self._lock = threading.Lock()
         self._busy = 0
         self._closed = False
-        self.listening = False
         self.follow = None      # the target that the delivered callback's answer sends the browser to
 
     # -- listening
@@ -3822,7 +3933,6 @@ class RedirectRelay:
         """Listen on both loopback addresses. Raises Problem('listen')."""
         for sock in listen('localhost', self.sign_in.port):
             self._start(sock)
-        self.listening = True
 
     def _start(self, sock):
         thread = threading.Thread(target=self._accept, args=(sock,), daemon=True)
@@ -3905,7 +4015,7 @@ class RedirectRelay:
         if refusal:
             return refusal
         delivery = self.deliver(request)
-        if delivery.done.wait(self.PATIENCE):
+        if any(delivery.done.wait(step) for step in awake(self.PATIENCE)):
             delivery.fetched = True
             return delivery.answer
         return page(f'Waiting for {self._link.settings.alias} …',
@@ -4041,9 +4151,10 @@ class RedirectRelay:
         return None
 
     def _await_exit(self, limit):
-        deadline = time.monotonic() + limit
-        while self._remote.exited is None and time.monotonic() < deadline:
-            time.sleep(0.1)
+        for step in awake(limit, 0.1):
+            if self._remote.exited is not None:
+                return
+            time.sleep(step)
 
     def _request(self, target):
         return Request('GET', target, (('Host', f'localhost:{self.sign_in.port}'),))
@@ -4075,10 +4186,15 @@ class RedirectRelay:
 
     def _read_answer(self, channel):
         """The Answer that comes through `channel`. Raises OSError or ValueError where it breaks off."""
-        channel.settimeout(self.ANSWER_LIMIT)
-        data = b''
+        channel.settimeout(1.0)
+        data, silent = b'', awake(self.ANSWER_LIMIT, 1.0)
         while True:
-            piece = channel.recv(65536)
+            try:
+                piece = channel.recv(65536)
+            except socket.timeout:
+                if next(silent, None) is None:
+                    raise
+                continue
             data += piece
             answer = parse_answer(data, ended=not piece)
             if answer:
@@ -4249,7 +4365,7 @@ class Login:
         self._started = time.time()
         self._patience = 40     # times that the end of the program waits for the answer to its callback
         self._held = []         # codex's own lines, shown only when they explain a failure
-        self._found_again = False
+        self._found_again = self._by_hand = False
         self._brought = None    # a redirect that a person brought, to be delivered as soon as the address is known
 
     def _tell(self, event, **fields):
@@ -4315,7 +4431,7 @@ class Login:
         present = self._start(again=self._options.again)
         if present is not None:
             self._report.tell('signed-in', text=harmless(present))
-            if self._device.alone or not self._device.confirm(
+            if self._device.alone or self._device.unattended or not self._device.confirm(
                     f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login)'):
                 return False
             self._start(again=True)
@@ -4323,11 +4439,11 @@ class Login:
             self._save()
         return True
 
-    def _start(self, again):
+    def _start(self, again, login_path=False):
         """Start the program; again where the connection was lost meanwhile: what nobody has seen start is ended there."""
         while True:
             try:
-                return self._remote.start(again)
+                return self._remote.start(again, login_path)
             except Problem as problem:
                 if problem.kind != 'link' or time.monotonic() > self._deadline:
                     raise
@@ -4495,7 +4611,7 @@ class Login:
         if browser == 'in-app' and not self._device.in_app_browser:
             self._report.note('There is no in-app browser on this device; the usual one opens.')
         if browser != 'none':
-            self._device.leaving(self._settings.alias)
+            self._device.leaving(self._settings.alias, browser)
         opened = browser != 'none' and self._device.open_page(url, browser)
         if opened:
             self._report.tell('opened', browser=opened)
@@ -4512,10 +4628,11 @@ class Login:
         status = int(text)
         words = [harmless(line) for line in self._held if line.strip()]
         if status == 127 and any('node' in line and 'No such file' in line for line in words) and not self._options.retried:
-            self._options.retried, self._held = True, []
+            self._options.retried = True
             self._remote.end()
-            self._remote.start(again=True, login_path=True)
-            return None
+            self._forget_program()
+            self._start(again=True, login_path=True)
+            return self._save()
         if status == 0 and self._command.codex:
             signed_in, said = self._remote.signed_in()
             if not signed_in:
@@ -4581,7 +4698,7 @@ class Login:
     def _on_callback(self, delivered):
         self._report.tell('callback', delivered=delivered)
         if self._relay.follow:
-            self._follow_at = time.monotonic() + (self.FOLLOW_AFTER if self._relay.listening else 0)
+            self._follow_at = time.monotonic() + (0 if self._by_hand else self.FOLLOW_AFTER)
 
     def _on_woke(self, _):
         self._slept = True
@@ -4621,6 +4738,7 @@ class Login:
         if redirect.path != found.path and not self._remote.signed_in()[0]:
             raise Problem('redirect', 'That is the last page of a sign-in whose redirect never arrived.',
                           'Go back one page in the browser and copy its address, or start again.')
+        self._by_hand = True            # no browser follows the answer
         self._relay.deliver_target(redirect.target)
 
 
@@ -4929,8 +5047,8 @@ def read_arguments(words):
     if not re.fullmatch('[0-9]{1,6}', options.timeout) or not int(options.timeout):
         raise usage_problem(f'--timeout is no number of seconds: {harmless(options.timeout)!r}', 'From 1 to 999999.')
     options.timeout = int(options.timeout)
-    overrides = [parse_option(text) for text in options.settings]
-    overrides += [('identityfile', os.path.abspath(os.path.expanduser(path))) for path in options.identities]
+    overrides = [absolute_paths(*parse_option(text)) for text in options.settings]
+    overrides += [absolute_paths('identityfile', path) for path in options.identities]
     if options.port is not None:
         overrides.insert(0, ('port', str(parse_port(options.port, '-p'))))
     if options.user is not None:
@@ -4952,13 +5070,19 @@ def read_arguments(words):
 
 
 def connection_words(options):
-    """The part of the command line that says how to reach the server."""
-    words = [option for pair in options.settings for option in ('-o', pair)]
-    words += [option for path in options.identities for option in ('-i', os.path.abspath(os.path.expanduser(path)))]
-    for name, value in (('-p', options.port), ('-l', options.user), ('-J', options.jump),
-                        ('-F', options.config and os.path.abspath(options.config))):
-        words += [name, value] if value else []
+    """The words of a command line that lead to the same server, from any folder."""
+    words = [word for key, value in options.overrides for word in ('-o', f'{CONFIG_KEYS[key]}={value}')]
+    if options.config:
+        words += ['-F', options.config if options.config == 'none' else os.path.abspath(options.config)]
     return [*words, options.destination]
+
+
+def absolute_paths(key, value):
+    """An option whose files are named from the present folder, so that they are found from another."""
+    if key not in ('identityfile', 'userknownhostsfile'):
+        return key, value
+    return key, ' '.join(name if name == 'none' or name.startswith('%') else os.path.abspath(os.path.expanduser(name))
+                         for name in (value.split() if key == 'userknownhostsfile' else [value]))
 
 
 def log_to_stderr():
@@ -5073,7 +5197,7 @@ def main(words=None):
     except SystemExit as leaving:       # argparse's --help and --version
         return leaving.code or 0
     report.tell('done', status=status)
-    device.finished(report.outcome, status)
+    device.finished(report.outcome, status, report.events)
     return status
 
 

@@ -1,0 +1,491 @@
+#!/usr/bin/env python3
+"""Benchmarks, side by side with others, against one and the same sshd on loopback.
+
+    python3 tests/bench.py forwards     -L beside OpenSSH's client, sshtunnel, asyncssh and naive paramiko
+    python3 tests/bench.py login        from start to "address shown" beside ssh
+
+A benchmark, not a test: machines differ, so read the columns of one run against each other.
+"""
+
+import argparse
+import contextlib
+import getpass
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import venv
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parent.parent / 'scripts' / 'codex_login.py'
+CACHE = Path.home() / '.cache/codex-login-tests/bench'
+PATIENCE = 30
+MEBI = 1 << 20
+
+
+# --- What both halves share ---------------------------------------------------------------------------------
+
+def free_port():
+    """A port that was free on both loopback addresses a moment ago."""
+    while True:
+        with socket.create_server(('127.0.0.1', 0)) as first, contextlib.suppress(OSError):
+            port = first.getsockname()[1]
+            with socket.create_server(('::1', port), family=socket.AF_INET6):
+                return port
+
+
+class Sshd:
+    """OpenSSH's sshd, its own configuration and keys, on a loopback port, for the account that runs it."""
+
+    PROGRAM = shutil.which('sshd', path=os.environ.get('PATH', '') + ':/usr/sbin:/usr/local/sbin')
+
+    def __init__(self, **options):
+        self.folder = Path(tempfile.mkdtemp(prefix='sshd-'))
+        self.user, self.port = getpass.getuser(), free_port()
+        self.key, self.known_hosts = self.folder / 'user', self.folder / 'known_hosts'
+        self._make_key('host', 'ed25519')
+        self._make_key('user', 'ecdsa')
+        (self.folder / 'authorized_keys').write_text((self.folder / 'user.pub').read_text())
+        self.known_hosts.write_text(f'[127.0.0.1]:{self.port} {(self.folder / "host.pub").read_text()}')
+        settings = {'Port': self.port, 'ListenAddress': '127.0.0.1', 'HostKey': self.folder / 'host',
+                    'AuthorizedKeysFile': self.folder / 'authorized_keys', 'StrictModes': 'no',
+                    'UsePAM': 'no', 'PidFile': 'none', 'PermitRootLogin': 'yes', 'MaxStartups': 100,
+                    **options}
+        (self.folder / 'config').write_text(''.join(f'{key} {value}\n' for key, value in settings.items()))
+        if os.geteuid() == 0:
+            Path('/run/sshd').mkdir(exist_ok=True)      # sshd's privilege separation wants it
+        self._process = None
+
+    def _make_key(self, name, kind):
+        subprocess.run(['ssh-keygen', '-q', '-m', 'PEM', '-t', kind, '-N', '', '-f', self.folder / name],
+                       check=True)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+        shutil.rmtree(self.folder)
+
+    def start(self):
+        """Listen, in a session of its own, so that all its processes can be told from others."""
+        with open(self.folder / 'log', 'ab') as log:
+            self._process = subprocess.Popen([self.PROGRAM, '-D', '-e', '-f', self.folder / 'config'],
+                                             stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
+        until(lambda: can_connect(self.port), 'sshd listens')
+
+    def stop(self):
+        """End the listener and every connection."""
+        self.cut()
+        self._process.kill()
+        self._process.wait()
+
+    def children(self):
+        """The process ids of its connections, those of their children included."""
+        found, tree = [], _process_tree()
+        level = tree.get(self._process.pid, [])
+        while level:
+            found += level
+            level = [child for pid in level for child in tree.get(pid, [])]
+        return found
+
+    def signal_connections(self, number):
+        """Send every connection's processes a signal: SIGSTOP freezes, SIGCONT thaws."""
+        for pid in self.children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def cut(self):
+        """End every connection; new ones are accepted."""
+        self.signal_connections(signal.SIGKILL)
+
+
+def _process_tree():
+    tree = {}
+    listing = subprocess.run(['ps', '-axo', 'pid=,ppid='], capture_output=True, text=True, check=True).stdout
+    for line in listing.splitlines():
+        pid, parent = map(int, line.split())
+        tree.setdefault(parent, []).append(pid)
+    return tree
+
+
+def can_connect(port):
+    """Whether something on loopback takes a connection to this port."""
+    try:
+        socket.create_connection(('127.0.0.1', port), 1).close()
+        return True
+    except OSError:
+        return False
+
+
+def until(question, words, patience=PATIENCE):
+    """Wait for the question's answer to be true, and return it."""
+    end = time.monotonic() + patience
+    while not (answer := question()):
+        if time.monotonic() > end:
+            raise TimeoutError(f'waited {patience} s in vain: {words}')
+        time.sleep(0.01)
+    return answer
+
+
+def environment(name, *packages):
+    """A Python that has these packages, in a virtual environment made once. None where they cannot be had."""
+    folder = CACHE / name
+    python = folder / 'bin' / 'python'
+    made_for = folder / 'made-for'
+    if made_for.exists() and made_for.read_text() == repr((packages, sys.version)):
+        return str(python)
+    print(f'Making the environment of {name} …', file=sys.stderr)
+    try:
+        venv.create(folder, clear=True, with_pip=True)
+        subprocess.run([python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', *packages],
+                       check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    made_for.write_text(repr((packages, sys.version)))
+    return str(python)
+
+
+def table(columns, rows, first=''):
+    """Print a Markdown table: `columns` are names, `rows` pairs of a name and its cells."""
+    lines = [[first, *columns], *([name, *cells] for name, cells in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    for number, line in enumerate(lines):
+        print('| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths)) + ' |')
+        if number == 0:
+            print('|' + '|'.join('-' * (width + 2) for width in widths) + '|')
+
+
+# --- Forwards -----------------------------------------------------------------------------------------------
+
+# Every client is started with: ssh port, user, key, known_hosts, port here, port of the target.
+SSHTUNNEL = '''
+import sys, threading, sshtunnel
+port, user, key, _, here, target = sys.argv[1:]
+sshtunnel.SSHTunnelForwarder(('127.0.0.1', int(port)), ssh_username=user, ssh_pkey=key,
+                             remote_bind_address=('127.0.0.1', int(target)),
+                             local_bind_address=('127.0.0.1', int(here))).start()
+threading.Event().wait()
+'''
+ASYNCSSH = '''
+import asyncio, sys, asyncssh
+port, user, key, known_hosts, here, target = sys.argv[1:]
+async def main():
+    async with asyncssh.connect('127.0.0.1', int(port), username=user, client_keys=[key],
+                                known_hosts=known_hosts, config=None) as connection:
+        await connection.forward_local_port('127.0.0.1', int(here), '127.0.0.1', int(target))
+        await connection.wait_closed()
+asyncio.run(main())
+'''
+# What the demonstration that comes with paramiko does, and many scripts after it: a kilobyte at a time, until
+# either end has no more.
+NAIVE = '''
+import select, socketserver, sys, paramiko
+port, user, key, known_hosts, here, target = sys.argv[1:]
+client = paramiko.SSHClient()
+client.load_host_keys(known_hosts)
+client.connect('127.0.0.1', int(port), user, key_filename=key, allow_agent=False, look_for_keys=False)
+class Handler(socketserver.BaseRequestHandler):
+    def handle(self):
+        channel = client.get_transport().open_channel('direct-tcpip', ('127.0.0.1', int(target)),
+                                                      self.request.getpeername())
+        other = {self.request: channel, channel: self.request}
+        while True:
+            for end in select.select(list(other), [], [])[0]:
+                data = end.recv(1024)
+                if not data:
+                    channel.close()
+                    return
+                other[end].sendall(data)
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = allow_reuse_address = True
+Server(('127.0.0.1', int(here)), Handler).serve_forever()
+'''
+TARGET = '''
+import socket, sys, threading
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])), backlog=1024)
+piece = memoryview(bytes(1 << 20))
+def serve(sock):
+    with sock, sock.makefile('rb') as stream:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        verb, _, count = stream.readline().strip().partition(b' ')
+        count = int(count or 0)
+        if verb == b'GET':
+            while count:
+                count -= sock.send(piece[:count])
+        elif verb == b'PUT':
+            while count:
+                count -= len(stream.read1(min(count, 1 << 20)))
+            sock.sendall(b'!')
+        elif verb == b'COUNT':
+            sock.sendall(b'%d' % len(stream.read()))
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+'''
+OPENSSH = ['ssh', '-F', 'none', '-N', '-p', '{port}', '-i', '{key}', '-o', 'UserKnownHostsFile={known_hosts}',
+           '-o', 'BatchMode=yes', '-L', '{here}:127.0.0.1:{target}', '{user}@127.0.0.1']
+PLACES = ['{port}', '{user}', '{key}', '{known_hosts}', '{here}', '{target}']
+
+
+def forward_clients(also):
+    """Name and command of each client; the command is None where the client is missing."""
+    def python(name, program, *packages):
+        found = environment(name, *packages)
+        return found and [found, '-c', program, *PLACES]
+
+    ssh = shutil.which('ssh')
+    clients = {
+        'ours': SCRIPT.exists() and [sys.executable, str(SCRIPT), *OPENSSH[1:]] or None,
+        'OpenSSH': ssh and OPENSSH,
+        'its aes128-gcm': ssh and [*OPENSSH[:-1], '-c', 'aes128-gcm@openssh.com', OPENSSH[-1]],
+        'sshtunnel': python('sshtunnel', SSHTUNNEL, 'sshtunnel', 'paramiko<4'),
+        'asyncssh': python('asyncssh', ASYNCSSH, 'asyncssh'),
+        "like paramiko's demo": python('paramiko', NAIVE, 'paramiko'),
+    }
+    added = (entry.partition('=') for entry in also)
+    return {**{name: command.split() for name, _, command in added}, **clients}
+
+
+class Client:
+    """One forwarding client at work, in a process of its own, and everything that is measured on it."""
+
+    def __init__(self, command, sshd, target, ready=None):
+        self.port = free_port()
+        places = {'port': sshd.port, 'user': sshd.user, 'key': sshd.key, 'known_hosts': sshd.known_hosts,
+                  'here': self.port, 'target': target}
+        # A program for -c has braces of its own.
+        words = [word if '\n' in word else word.format(**places) for word in command]
+        started = time.perf_counter()
+        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL)
+        try:
+            until(self._has_a_byte if ready is None else lambda: ready(self), 'the client is ready')
+        except TimeoutError:
+            self.close()
+            raise
+        self.first_byte = (time.perf_counter() - started) * 1000
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+    def _has_a_byte(self):
+        if self.process.poll() is not None:
+            raise TimeoutError('the client ended by itself')
+        with contextlib.suppress(OSError), self._connect() as sock:
+            sock.sendall(b'GET 1\n')
+            return sock.recv(1)
+
+    def _connect(self, patience=PATIENCE):
+        sock = socket.create_connection(('127.0.0.1', self.port), patience)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def get(self, size, buffer=None, patience=PATIENCE):
+        """Fetch so many bytes; seconds to the last of them, and to the end of file."""
+        buffer, got = buffer or bytearray(MEBI), 0
+        started = time.perf_counter()
+        with self._connect(patience) as sock:
+            sock.sendall(b'GET %d\n' % size)
+            while got < size:
+                count = sock.recv_into(buffer)
+                if not count:
+                    raise ConnectionError(f'{got} bytes instead of {size}')
+                got += count
+            whole = time.perf_counter() - started
+            if sock.recv_into(buffer):
+                raise ConnectionError('more than was asked for')
+            return whole, time.perf_counter() - started
+
+    def put(self, size):
+        """Send so many bytes; seconds until the target has them."""
+        started = time.perf_counter()
+        with self._connect() as sock:
+            sock.sendall(b'PUT %d\n' % size)
+            piece = bytes(MEBI)
+            for _ in range(size // MEBI):
+                sock.sendall(piece)
+            if sock.recv(1) != b'!':
+                raise ConnectionError('the target did not get everything')
+        return time.perf_counter() - started
+
+    def rate(self, move, size):
+        """MiB/s of moving so many bytes, and the client's CPU seconds for it."""
+        before = self.cpu()
+        taken = move(size)
+        taken = taken[0] if isinstance(taken, tuple) else taken
+        return size / MEBI / taken, self.cpu() - before
+
+    def small_gets(self, count):
+        """Milliseconds of each of many new connections with a small GET: to the last byte, to the end."""
+        buffer = bytearray(4096)
+        times = [self.get(1000, buffer) for _ in range(count)]
+        return [whole * 1000 for whole, _ in times], [end * 1000 for _, end in times]
+
+    def at_once(self, count):
+        """How many of so many simultaneous GETs are right, and seconds for all."""
+        right = []
+
+        def one():
+            with contextlib.suppress(OSError):
+                self.get(1000, bytearray(4096), patience=5)
+                right.append(True)
+
+        threads = [threading.Thread(target=one) for _ in range(count)]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return len(right), time.perf_counter() - started
+
+    def half_close(self):
+        """Whether an answer comes that the target gives only after the client's end of file."""
+        with contextlib.suppress(OSError), self._connect() as sock:
+            sock.sendall(b'COUNT\nhello')
+            sock.shutdown(socket.SHUT_WR)
+            return sock.recv(10) == b'5'
+        return False
+
+    def refused(self):
+        """Seconds until a client is let go whose target does not exist."""
+        started = time.perf_counter()
+        with contextlib.suppress(ConnectionError), self._connect() as sock:
+            sock.recv(1)
+        return time.perf_counter() - started
+
+    # What /proc knows of the process
+
+    def cpu(self):
+        fields = Path(f'/proc/{self.process.pid}/stat').read_text().rpartition(')')[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+    def wake_ups(self):
+        return sum(int(line.split()[1]) for status in Path(f'/proc/{self.process.pid}/task').glob('*/status')
+                   for line in status.read_text().splitlines() if line.startswith('voluntary_ctxt'))
+
+    def resident(self):
+        pages = int(Path(f'/proc/{self.process.pid}/statm').read_text().split()[1])
+        return pages * os.sysconf('SC_PAGE_SIZE') / MEBI
+
+    def idle(self, seconds):
+        """CPU seconds and wake-ups of doing nothing."""
+        time.sleep(1)       # for what the last measurement left to be done
+        cpu, wake_ups = self.cpu(), self.wake_ups()
+        time.sleep(seconds)
+        return self.cpu() - cpu, self.wake_ups() - wake_ups
+
+
+def measure_client(command, sshd, target, found):
+    """One round with one client, as name and figure into `found`."""
+    def note(name, figure):
+        found.setdefault(name, []).append(figure)
+
+    with contextlib.closing(Client(command, sshd, target)) as client:
+        note('first byte', client.first_byte)
+        for size in SIZES:
+            note(f'down {size}', client.rate(client.get, size * MEBI))
+            note(f'up {size}', client.rate(client.put, size * MEBI))
+        whole, end = client.small_gets(200)
+        note('get', whole)
+        note('end', end)
+        note('at once', client.at_once(200))
+        note('half-close', client.half_close())
+        note('memory', client.resident())
+        if 'idle' not in found:
+            note('idle', client.idle(IDLE))
+    refusing = Client(command, sshd, free_port(), ready=lambda client: can_connect(client.port))
+    with contextlib.closing(refusing) as client:
+        client.refused()        # while it is still connecting, perhaps
+        note('refused', client.refused() * 1000)
+
+
+SIZES = 64, 256     # MiB
+IDLE = 10           # s
+
+
+def percentile(values, share):
+    return sorted(values)[int(share * (len(values) - 1))]
+
+
+def forward_rows(results):
+    """The table: for each figure its name and a cell for each client."""
+    middle = statistics.median
+
+    def rate(pairs):
+        return f'{middle(rate for rate, _ in pairs):.0f} ({middle(cpu for _, cpu in pairs):.2f})'
+
+    def times(rounds):
+        slow = middle(percentile(times, 0.95) for times in rounds)
+        return f'{middle(map(middle, rounds)):.2f} / {slow:.2f}'
+
+    figures = [
+        ('start to first byte, ms', 'first byte', lambda found: f'{middle(found):.0f}'),
+        *((f'{way} {size} MiB, MiB/s (CPU s)', f'{way} {size}', rate)
+          for size in SIZES for way in ('down', 'up')),
+        ('GET to its last byte, ms, p50 / p95', 'get', times),
+        ('GET to its end of file, ms, p50 / p95', 'end', times),
+        ('200 at once: right, s', 'at once', lambda found: f'{min(right for right, _ in found)}, '
+                                                            f'{middle(taken for _, taken in found):.2f}'),
+        ('half-close', 'half-close', lambda found: 'yes' if all(found) else 'no'),
+        ('refused, ms', 'refused', lambda found: f'{middle(found):.1f}'),
+        (f'{IDLE} s idle: wake-ups, CPU s', 'idle', lambda found: f'{found[0][1]}, {found[0][0]:.2f}'),
+        ('memory, MiB', 'memory', lambda found: f'{middle(found):.0f}'),
+    ]
+    return [(title, [show(found[name]) if found.get(name) else '-' for found in results.values()])
+            for title, name, show in figures]
+
+
+def bench_forwards(options):
+    """Measure each client a few times, in turns, and print the table."""
+    clients = forward_clients(options.also)
+    clients = {name: command for name, command in clients.items() if not options.only or name in options.only}
+    results, target = {name: {} for name in clients}, free_port()
+    server = subprocess.Popen([sys.executable, '-c', TARGET, str(target)])
+    try:
+        until(lambda: can_connect(target), 'the target listens')
+        with Sshd() as sshd:
+            for number in range(options.rounds):
+                for name, command in clients.items():
+                    if command:
+                        print(f'round {number + 1} of {options.rounds}: {name}', file=sys.stderr)
+                        try:
+                            measure_client(command, sshd, target, results[name])
+                        except (OSError, TimeoutError) as error:
+                            print(f'    {error}', file=sys.stderr)
+    finally:
+        server.kill()
+        server.wait()
+    table(clients, forward_rows(results))
+    for name, command in clients.items():
+        if not command:
+            print(f'{name}: missing here')
+        elif not results[name]:
+            print(f'{name}: did not work')
+
+
+# --- Command line -------------------------------------------------------------------------------------------
+
+def main():
+    """Run the half that is asked for."""
+    parser = argparse.ArgumentParser(description='Benchmarks, side by side with others on this machine.')
+    halves = parser.add_subparsers(dest='half', required=True)
+    forwards = halves.add_parser('forwards', help='-L beside other clients')
+    forwards.add_argument('--rounds', type=int, default=5, help='the table shows their medians (default 5)')
+    forwards.add_argument('--only', action='append', metavar='NAME', help='leave out the others')
+    forwards.add_argument('--also', action='append', default=[], metavar='NAME=COMMAND',
+                          help='one more client; its command says ' + ' '.join(PLACES))
+    forwards.set_defaults(run=bench_forwards)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == '__main__':
+    main()
