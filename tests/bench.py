@@ -10,6 +10,7 @@ A benchmark, not a test: machines differ, so read the columns of one run against
 import argparse
 import contextlib
 import getpass
+import json
 import os
 import shutil
 import signal
@@ -22,6 +23,8 @@ import threading
 import time
 import venv
 from pathlib import Path
+
+import environment as environment_of_tests
 
 SCRIPT = Path(__file__).resolve().parent.parent / 'scripts' / 'codex_login.py'
 CACHE = Path.home() / '.cache/codex-login-tests/bench'
@@ -473,8 +476,91 @@ def bench_forwards(options):
 
 # --- Command line -------------------------------------------------------------------------------------------
 
+# --- Login --------------------------------------------------------------------------------------------------
+
+# Runs the script with its stages timed, up to the moment when the address is shown; says milliseconds per stage.
+STAGES = '''
+import json, os, sys, time
+began = float(sys.argv[1])
+sys.path.insert(0, os.path.dirname(sys.argv[2]))
+import codex_login as script
+spent = {'Python and the script': time.time() - began}
+
+def timed(owner, name, stage):
+    function = getattr(owner, name)
+    def run(*args, **kwargs):
+        at = time.time()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            spent[stage] = spent.get(stage, 0) + time.time() - at
+    setattr(owner, name, run)
+
+timed(script, 'load_paramiko', 'paramiko, under the TCP connection')
+timed(script.Dialling, 'socket', 'TCP connection, what is left of it')
+timed(script.Hop, '_shake_hands', 'key exchange')
+timed(script.Credentials, 'use', 'authentication')
+timed(script.RemoteLogin, 'start', 'launcher')
+
+class Report(script.JsonReport):
+    def tell(self, event, **fields):
+        super().tell(event, **fields)
+        if event == 'sign-in':
+            spent['altogether'] = time.time() - began
+            spent['codex, listener, the rest'] = 2 * spent['altogether'] - sum(spent.values())
+            print(json.dumps(spent), file=sys.stderr)
+            raise KeyboardInterrupt
+script.JsonReport = Report
+script.main(sys.argv[3:])
+'''
+
+
+def bench_login(options):
+    """From the start to "address shown": this script and ssh by turns, and where the script's time goes."""
+    import lab
+    for part, how in lab.missing_parts():
+        sys.exit(f'This needs {part}: {how}')
+    ours, theirs, stages = [], [], []
+    with lab.Lab() as place:
+        key, known = place.user_key(), place.trust_server()
+        arguments = ['--json', '--browser', 'none', '-F', 'none', '-i', key, '-o', f'UserKnownHostsFile={known}',
+                     f'{place.user}@{place.host}']
+        for _ in range(options.rounds + 1):
+            ours.append(_time_to_address(place, [sys.executable, SCRIPT, *arguments], '"sign-in"', signal.SIGINT))
+            # ssh leaves codex running, as people who use it know; so it is ended here.
+            theirs.append(_time_to_address(place, place.ssh(place.host, 'BROWSER=true codex login', key=key), 'https://',
+                                           signal.SIGKILL))
+            place.end_at_server('codex')
+            staged = place.phone_run([sys.executable, '-c', STAGES, str(time.time()), SCRIPT, *arguments])
+            stages.append(json.loads(staged.stderr.strip().splitlines()[0]))
+    ours, theirs, stages = ours[1:], theirs[1:], stages[1:]        # the first round warms caches
+    ratio = statistics.median(one / other for one, other in zip(ours, theirs))
+    table(['ms'], [('codex_login.py: address shown', [f'{1000 * statistics.median(ours):.0f}']),
+                   ('ssh host codex login', [f'{1000 * statistics.median(theirs):.0f}']),
+                   ('ratio, median of pairs', [f'{ratio:.2f}'])], f'{options.rounds} rounds')
+    print()
+    table(['ms'], [(stage, [f'{1000 * statistics.median(found.get(stage, 0) for found in stages):.0f}'])
+                   for stage in stages[0]], 'of which')
+
+
+def _time_to_address(place, command, sign, ending):
+    started = time.perf_counter()
+    process = place.phone_popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for line in process.stdout:
+        if sign in line:
+            break
+    else:
+        sys.exit('The login showed no address.')
+    taken = time.perf_counter() - started
+    process.send_signal(ending)
+    process.wait(PATIENCE)
+    process.stdout.close()
+    return taken
+
+
 def main():
     """Run the half that is asked for."""
+    environment_of_tests.ensure()
     parser = argparse.ArgumentParser(description='Benchmarks, side by side with others on this machine.')
     halves = parser.add_subparsers(dest='half', required=True)
     forwards = halves.add_parser('forwards', help='-L beside other clients')
@@ -483,6 +569,9 @@ def main():
     forwards.add_argument('--also', action='append', default=[], metavar='NAME=COMMAND',
                           help='one more client; its command says ' + ' '.join(PLACES))
     forwards.set_defaults(run=bench_forwards)
+    login = halves.add_parser('login', help='from the start to "address shown", beside ssh')
+    login.add_argument('--rounds', type=int, default=11, help='the table shows their medians (default 11)')
+    login.set_defaults(run=bench_login)
     options = parser.parse_args()
     options.run(options)
 
