@@ -1378,8 +1378,10 @@ class TextReport:
         print('\r' + text[:width - 1].ljust(width - 1), end='', file=sys.stderr, flush=True)
 
     def _listening(self, mode, bind, port):
-        if mode != 'redirect':
-            self.note(f'-{mode} {"[" + bind + "]" if ":" in bind else bind or "*"}:{port} is open.')
+        # Both loopback addresses have the port; one line is enough for a person.
+        if mode != 'redirect' and bind not in ('::1', '::'):
+            name = {'127.0.0.1': 'localhost', '0.0.0.0': '*', '': '*'}.get(bind, bind)
+            self.note(f'-{mode} {"[" + name + "]" if ":" in name else name}:{port} is open.')
 
     def _connecting(self, host, port):
         self.note(f'Connecting to {host} …')
@@ -2564,6 +2566,7 @@ class HostKeys:
 
     def _ask(self, kind, blob, text):
         print_of_key = f'{kind} {fingerprint(blob)}'
+        others = ', '.join(dict.fromkeys(key.type for _, key in self._known() if not key.revoked))
         pins = Pins(self._device)
         pinned = pins.of(self._name)
         if pinned is not None:
@@ -2578,10 +2581,13 @@ class HostKeys:
             raise Problem('host-key', f'The host key of {self._name} is not known: {print_of_key}',
                           'If that is its fingerprint, accept it once at a terminal, or with '
                           '-o StrictHostKeyChecking=accept-new.')
-        if not self._device.confirm(f'The server {self._name} is not known yet. Its key is\n{print_of_key}\n'
-                                    'Trust it and go on'):
+        port = '' if self._settings.port == 22 else f', port {self._settings.port},'
+        if not self._device.confirm(
+                f'The server {self._settings.host}{port} is not known yet. Its key is\n{print_of_key}\n'
+                + (f'(Other keys of it are known: {others}.)\n' if others else '')
+                + 'At the server, ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub shows its keys.\nTrust it and go on'):
             raise Problem('host-key', f'The host key of {self._name} was not accepted.',
-                          'Compare it with: ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub at the server.')
+                          'Ask whoever runs the server.')
         self._add(kind, text)
 
     def _add(self, kind, text):
@@ -3613,6 +3619,7 @@ command -v setsid >/dev/null 2>&1 || { S=; set -m; }
 (trap '' HUP; exec $S sh "$d/keeper" "$g" "$T") </dev/null >/dev/null 2>&1 & k=$!
 echo "$g $k" >"$d/groups"
 known=no
+trap : PIPE         # nobody may be left to hear it; a handler, since the program would inherit that it is ignored
 say started "$d"
 '''
 
@@ -3653,7 +3660,7 @@ ATTEND = r'''
 stop() {
   i=0
   kill -s TERM -- "-$g" "$g"
-  while kill -s 0 -- "-$g" && [ $i -lt 20 ]; do i=$((i + 1)); sleep 0.1 || sleep 1; done
+  while kill -s 0 -- "-$g" && [ $i -lt 10 ]; do i=$((i + 1)); sleep 0.1 || sleep 1; done
   kill -s KILL -- "-$g" "$g"
 }
 clear_up() {
@@ -3931,7 +3938,12 @@ class RedirectRelay:
 
     def listen(self):
         """Listen on both loopback addresses. Raises Problem('listen')."""
-        for sock in listen('localhost', self.sign_in.port):
+        try:
+            sockets = listen('localhost', self.sign_in.port)
+        except Problem as problem:
+            raise Problem('listen', problem.message, 'End that program (another login, or codex on this device), '
+                          'then start again.') from None
+        for sock in sockets:
             self._start(sock)
 
     def _start(self, sock):
@@ -4433,6 +4445,7 @@ class Login:
             self._report.tell('signed-in', text=harmless(present))
             if self._device.alone or self._device.unattended or not self._device.confirm(
                     f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login)'):
+                self._report.note('Nothing was changed. --again signs in anew.')
                 return False
             self._start(again=True)
         if self._command.codex:
@@ -4604,9 +4617,9 @@ class Login:
 
     def _show_page(self, url, copied=''):
         if self._options.qr:
-            self._report.show(qr_code(url))
             if self._sign_in:
                 self._report.show('This code is for reading only: the redirect comes back to this device alone.')
+            self._report.show(qr_code(url))
         browser = self._options.browser or self._device.preferred_browser() or 'default'
         if browser == 'in-app' and not self._device.in_app_browser:
             self._report.note('There is no in-app browser on this device; the usual one opens.')
@@ -4653,14 +4666,15 @@ class Login:
     def _failure(self, status, words):
         said = [line for line in words if not re.match('Starting local login|If your browser|On a remote or|WARNING', line)]
         text = '\n'.join(said)
-        hint = next((hint for pattern, hint in CODEX_HINTS if re.search(pattern, text)), 'Start again.')
+        hint = next((hint for pattern, hint in CODEX_HINTS if re.search(pattern, text)),
+                    'Correct that at the server, then start again.')
         return Problem('remote', f'codex login at {self._settings.alias} failed: {text[-1000:] or f"status {status}"}',
                        hint, status)
 
     def _offer_in_app_browser(self):
         """Once, after a login during which the system put this app to sleep."""
         device = self._device
-        if self._slept and device.in_app_browser and not device.alone and not device.preferred_browser():
+        if self._slept and device.in_app_browser and not (device.alone or device.unattended or device.preferred_browser()):
             device.returned()
             device.prefer_browser('in-app' if device.confirm(
                 'This app was asleep while you signed in. Next time, open the page inside the app, which stays awake')
@@ -4957,7 +4971,10 @@ def choose_from_menu(device, sessions):
     if last and last not in names:
         names.insert(0, last)
     waiting = [FINISH] if sessions.all() else []
-    choice = device.choose('Sign in at', names + waiting + [NEW_SERVER] + ([OTHER_PROGRAM] if names else []))
+    tunnels = {f'Tunnels of {name}': name for name in names if has_forwards(name, device)}
+    choice = device.choose('Sign in at', [*names, *waiting, *tunnels, NEW_SERVER, *([OTHER_PROGRAM] if names else [])])
+    if choice in tunnels:
+        return ['-N', tunnels[choice]]
     if choice == FINISH:
         return ['--finish']
     if choice == NEW_SERVER:
@@ -4966,6 +4983,14 @@ def choose_from_menu(device, sessions):
         server = device.choose('Run it at', names)
         return [server, *device.ask('What to run, for example: wrangler login').split()]
     return [choice]
+
+
+def has_forwards(name, device):
+    """Whether the configuration has tunnels for a server; False where it cannot be read, which is said when it is used."""
+    try:
+        return bool(find_settings(parse_destination(name), device).forwards)
+    except Problem:
+        return False
 
 
 def ask_for_server(device):
