@@ -253,7 +253,6 @@ def known_keys(text, name):
 def names_match(patterns, name):
     """Whether the first field of a known_hosts line means `name`: plain, with wildcards, negated, or hashed."""
     if patterns.startswith('|1|'):
-        import base64
         import hmac
         try:
             salt, digest = (base64.b64decode(part) for part in patterns[3:].split('|'))
@@ -2351,7 +2350,6 @@ def ssh_config(text):
     An object with `lookup(host)`. Raises Problem('config') for text that is none.
     """
     import importlib.util
-    import io
     import types
     loaded = 'paramiko' in sys.modules
     if not loaded:
@@ -2547,7 +2545,6 @@ class HostKeys:
 
     def check(self, kind, blob):
         """Returns if the server's key (type, RFC 4253 bytes) is to be trusted. Raises Problem('host-key')."""
-        import base64
         text = base64.b64encode(blob).decode()
         known = list(self._known())
         for path, key in known:
@@ -2785,7 +2782,6 @@ class Credentials:
 
 def public_blob(path):
     """The public key in the file beside a private one, as RFC 4253 bytes, None without such a file."""
-    import base64
     try:
         with open(path + '.pub', encoding='ascii', errors='replace') as file:
             return base64.b64decode(file.read().split()[1])
@@ -4336,7 +4332,6 @@ class Sessions:
 
 
 def hash_of(state):
-    import hashlib
     return hashlib.sha256(state.encode()).hexdigest() if state else ''
 
 
@@ -4365,7 +4360,7 @@ class Login:
         self._server = f'{settings.user}@{settings.host}:{settings.port}'
         self._command = make_command(options.command, options.device_auth)
         self._deadline = time.monotonic() + options.timeout
-        self._slept = False
+        self._slept = self._asked_login_shell = False
         self._gone_words = None     # where a login under way has ended meanwhile: what its status says
         self._forget_program()
 
@@ -4582,17 +4577,17 @@ class Login:
         self._sign_in = found
         self._relay = RedirectRelay(self._link, self._remote, found, self._inbox)
         if self._found_again and self._arrived_before():
-            return self._relay.deliver_target(SUCCESS_PATH) and None    # all that was lost is the browser's last request
-        if self._brought:
+            self._relay.deliver_target(SUCCESS_PATH)        # all that was lost is the browser's last request
+        elif self._brought:
             redirect, self._brought = self._brought, None
-            return self._bring(redirect)
-        self._relay.check()
-        self._listen(found)
-        self._save()
-        self._report.tell('sign-in', url=found.url, port=found.port)
-        copied = self._device.copy(found.url)
-        self._show_page(found.url, 'The address is copied.' if copied else '')
-        return None
+            self._bring(redirect)
+        else:
+            self._relay.check()
+            self._listen(found)
+            self._save()
+            self._report.tell('sign-in', url=found.url, port=found.port)
+            copied = self._device.copy(found.url)
+            self._show_page(found.url, 'The address is copied.' if copied else '')
 
     def _arrived_before(self):
         if not self._command.codex:
@@ -4640,8 +4635,8 @@ class Login:
             return self._inbox.put(('exit', text))
         status = int(text)
         words = [harmless(line) for line in self._held if line.strip()]
-        if status == 127 and any('node' in line and 'No such file' in line for line in words) and not self._options.retried:
-            self._options.retried = True
+        if status == 127 and any('node' in line and 'No such file' in line for line in words) and not self._asked_login_shell:
+            self._asked_login_shell = True
             self._remote.end()
             self._forget_program()
             self._start(again=True, login_path=True)
@@ -4850,7 +4845,6 @@ def ago(seconds):
 
 def qr_code(text):
     """`text` as a QR code of half blocks, for a terminal."""
-    import io
     import qrcode
     code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
     code.add_data(text)
@@ -5090,7 +5084,6 @@ def read_arguments(words):
     if options.destination:
         parse_destination(options.destination)
         options.connection = connection_words(options)
-    options.retried = False
     return options
 
 
