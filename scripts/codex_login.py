@@ -843,7 +843,7 @@ def parse_redirect(text):
         text = 'http://' + text
     port = loopback_port(text)
     if not port or not re.fullmatch(r'[!-~]{1,16000}', text):
-        raise Problem('redirect', f'This is no redirect of a sign-in: {harmless(text)[:60] or "nothing"!r}',
+        raise Problem('redirect', 'This is no redirect of a sign-in.',
                       'It starts with http://localhost: or http://127.0.0.1: and a port. Copy it whole.')
     parts = urlsplit(text)
     target = (parts.path or '/') + ('?' + parts.query if parts.query else '')
@@ -1632,6 +1632,9 @@ def new_transport(sock):
     return transport
 
 
+LOST = (OSError, EOFError)      # what a channel's calls raise where its connection ends
+
+
 class SshStream:
     """What a Transport runs over: a socket or a jump host's channel, read in large pieces.
 
@@ -2339,7 +2342,7 @@ def exec_with_input(channel, command, data):
     request.add_string(command)
     channel._event_pending()
     transport._send_user_message(request)
-    with contextlib.suppress(OSError):      # an account that runs nothing may have closed it; what it says is yet to be read
+    with contextlib.suppress(*LOST):        # an account that runs nothing may have closed it; what it says is yet to be read
         channel.sendall(data)
     channel._wait_for_event()
 
@@ -2621,7 +2624,7 @@ class Credentials:
                 self._repeat(transport, paramiko)
             else:
                 self._begin(transport, paramiko)
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except (paramiko.SSHException, *LOST) as error:
             broke = (f'{self._settings.alias} ended the connection during authentication '
                      f'({harmless(str(error)) or "no reason given"}).')
             if self._steps:         # what it accepted once: then it is the connection
@@ -2833,7 +2836,7 @@ class Hop:
         try:
             return through.open_channel('direct-tcpip', (settings.host, settings.port), ('127.0.0.1', 0),
                                         timeout=settings.connect_timeout)
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except (paramiko.SSHException, *LOST) as error:
             through.close()
             raise Problem('connect', f'The jump host does not reach {settings.host} port {settings.port}: '
                           f'{harmless(str(error))}.', 'Check address and port as the jump host sees them.') from None
@@ -2953,7 +2956,7 @@ class Link:
                 raise Problem('forbidden', f'{self.settings.alias} does not allow TCP forwarding.',
                               'Its sshd has AllowTcpForwarding or PermitOpen set; --device-auth works without.') from None
             raise Problem('refused', f'Nothing listens at {host} port {port} of {self.settings.alias}.') from None
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except (paramiko.SSHException, *LOST) as error:
             self.suspect()
             raise Problem('link', f'The connection to {self.settings.alias} was lost ({harmless(str(error))}).') from None
 
@@ -2964,7 +2967,7 @@ class Link:
             channel = self.transport(limit).open_session(timeout=limit)
             exec_with_input(channel, command, data)
             return channel
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except (paramiko.SSHException, *LOST) as error:
             self.suspect()
             raise Problem('link', f'{self.settings.alias} did not start {command!r} ({harmless(str(error))}).',
                           'The account may not be allowed to run commands.') from None
@@ -3576,18 +3579,18 @@ class Forwards:
 # What goes to the server is POSIX sh, on the standard input of `sh`: the account's own shell parses that one word.
 # All of it stands in one brace group, so that the shell has read it whole before anything in it reads its input.
 #   N  the mark of records      W  the program's name, looked for on PATH        C  the command line to run
-#   T  seconds until its end    LOOK  whether to look for a present login first  LOGIN_PATH  whether to ask for PATH
+#   ALSO  another to be found   T  seconds until its end  LOOK  whether to look for a present login first
+#   NEEDED  whether to go on without W
 
 FIND_PROGRAM = r'''
+found() { command -v "$W" && { [ -z "$ALSO" ] || command -v "$ALSO"; }; } >/dev/null 2>&1
 login_path() {
-  for how in -lc -lic; do
-    p=$(echo env | "$SHELL" $how env 2>/dev/null | sed -n 's/^PATH=//p' | tail -n 1)
-    (PATH=$p; command -v "$W") >/dev/null 2>&1 && PATH=$p && return
+  for how in '-lc env' '-lic env' -l; do
+    p=$(echo env | "$SHELL" $how 2>/dev/null | sed -n 's/^PATH=//p' | tail -n 1)
+    (PATH=$p:$PATH; found) && PATH=$p:$PATH && return
   done
-  p=$(echo env | "$SHELL" -l 2>/dev/null | sed -n 's/^PATH=//p' | tail -n 1)
-  (PATH=$p; command -v "$W") >/dev/null 2>&1 && PATH=$p
 }
-if [ "$LOGIN_PATH" = yes ] || ! command -v "$W" >/dev/null 2>&1; then login_path; fi
+found || login_path
 export PATH
 if [ "$NEEDED" = yes ] && ! command -v "$W" >/dev/null 2>&1; then say missing "$W"; exit 127; fi
 '''
@@ -3645,7 +3648,8 @@ gone() {
   say gone "$(printf '%s' "$s" | tail -n 1)"; exit 0
 }
 [ -s "$d/groups" ] && read -r g k <"$d/groups" || gone
-if ! kill -s 0 -- "-$g" 2>/dev/null && ! grep -q "^@$N exit " "$d/log"; then rm -rf "$d"; gone; fi
+alive() { kill -s 0 "$g" && ! grep -q '^State:[[:space:]]*Z' "/proc/$g/status"; }      # a zombie is not
+if ! alive 2>/dev/null && ! grep -q "^@$N exit " "$d/log"; then rm -rf "$d"; gone; fi
 known=yes
 say started "$d"
 '''
@@ -3730,12 +3734,15 @@ class RemoteLogin:
         self._asking = threading.Lock()
         self._lines_seen = 0
         self._ended = False
+        self._gone_words = None     # when all is gone because another process has finished it: what its status says
         self.exited = None
 
     # -- starting and finding again
 
-    def start(self, again=False, login_path=False):
-        """Start the program. Returns None, or what its status says where a login is present already.
+    def start(self, again=False, also=''):
+        """Start the program, with a PATH that has `also` where that is another one it needs.
+
+        Returns None, or what its status says where a login is present already.
 
         Raises Problem: 'not-installed', 'remote'.
         """
@@ -3743,7 +3750,7 @@ class RemoteLogin:
         variables = {
             'N': self.mark, 'W': command.program, 'T': str(self._lifetime + self.GRACE), 'd': '',
             'LOOK': 'yes' if command.codex and not again else 'no', 'NEEDED': 'yes' if command.codex else 'no',
-            'LOGIN_PATH': 'yes' if login_path else 'no',
+            'ALSO': also,
             'JOB': JOB.replace('MARK', self.mark).replace('COMMAND', command.line),
             'KEEPER': KEEPER.replace('MARK', self.mark), 'SHIM': SHIM.replace('MARK', self.mark)}
         self._lines_seen, self.exited, self._ended = 0, None, False
@@ -3767,7 +3774,7 @@ class RemoteLogin:
         None where it is there; else what its status says where somebody is signed in now, or ''. Raises Problem('link').
         """
         self.folder, self.mark = folder, mark
-        variables = {'N': mark, 'W': self.command.program, 'd': folder, 'LOGIN_PATH': 'no', 'NEEDED': 'no',
+        variables = {'N': mark, 'W': self.command.program, 'd': folder, 'ALSO': '', 'NEEDED': 'no',
                      'CODEX': 'yes' if self.command.codex else 'no'}
         began = self._attend(launcher(variables, FIND_PROGRAM, FIND_AGAIN, ATTEND))
         return began.text if began.name == 'gone' else None
@@ -3779,7 +3786,7 @@ class RemoteLogin:
 
         def go_on():
             try:
-                words = self.find(self.folder, self.mark)
+                words = self._gone_words = self.find(self.folder, self.mark)
                 if words is not None and self.exited is None:
                     self._inbox.put(('gone', words))
             except Problem as problem:
@@ -3808,7 +3815,7 @@ class RemoteLogin:
         while True:
             try:
                 data = channel.recv(65536)
-            except OSError:
+            except LOST:
                 data = b''
             if not data:
                 break
@@ -3862,7 +3869,7 @@ class RemoteLogin:
     def _say(self, word):
         try:
             self._channel.sendall(word.encode() + b'\n')
-        except OSError:
+        except LOST:
             self._answers.put(None)     # the connection broke
 
     def _ask(self, word, limit):
@@ -3882,6 +3889,8 @@ class RemoteLogin:
         Raises Problem('link') when there was no answer within `limit` seconds.
         """
         for step in awake(limit, 0.2):
+            if self._gone_words is not None:
+                return bool(self._gone_words), harmless(self._gone_words)
             self._link.transport(limit)
             record = self._ask('status', self.ANSWER_LIMIT)
             if record and record.name == 'status':
@@ -3894,7 +3903,7 @@ class RemoteLogin:
     def end(self, stop=False, limit=5.0):
         """Clear up at the server; with `stop`, end the program first. Whether the server said that it did."""
         self._ended = True
-        return bool(self._ask('stop' if stop else 'end', limit))
+        return self._gone_words is not None or bool(self._ask('stop' if stop else 'end', limit))
 
 
 # == 8. Redirect =======================================================================================================
@@ -3919,7 +3928,8 @@ class RedirectRelay:
     PATIENCE = 8.0          # seconds until a browser gets a page that asks again by itself
     HEAD_LIMIT = 30.0       # seconds that a browser may take for its request; idle extra connections end so
     ANSWER_LIMIT = 120.0    # seconds that the program may take to answer: it asks the issuer meanwhile
-    LARGEST = 8 << 20
+    LARGEST = 8 << 20       # bytes of an answer
+    REPEATS = 20            # times that a request is repeated whose answer broke off
 
     def __init__(self, link, remote, sign_in, inbox):
         self._link, self._remote, self.sign_in, self._inbox = link, remote, sign_in, inbox
@@ -4078,12 +4088,16 @@ class RedirectRelay:
     def _run(self, delivery):
         try:
             answer = self._deliver_once(delivery) if delivery.once else self._fetch(delivery.request)
-            delivered = True
+            self._finish(delivery, answer, True)
         except Problem as problem:
             # The program ends with its last answer. If that was lost, this one is as true.
             last_page = self.follow and problem.kind == 'refused'
-            answer, delivered = self._last_answer(5.0) if last_page else None, False
             delivery.answer = page('Not delivered', f'{problem.message} {problem.hint}', status=502)
+            self._finish(delivery, self._last_answer(5.0) if last_page else None, False)
+        finally:
+            delivery.done.set()
+
+    def _finish(self, delivery, answer, delivered):
         if answer:
             delivery.answer = answer.data
         if delivery.once:
@@ -4093,19 +4107,19 @@ class RedirectRelay:
         elif delivery.request.target != self.follow:
             with self._lock:
                 self._deliveries.pop(delivery.request.target, None)
-        delivery.done.set()
 
     def _fetch(self, request):
         """The Answer to a request that may be repeated. Raises Problem."""
-        while True:
+        for _ in range(self.REPEATS):
             channel = self._open()
             try:
                 channel.sendall(request_text(request))
                 return self._read_answer(channel)
-            except (OSError, ValueError):
+            except (*LOST, ValueError):
                 self._link.suspect()
             finally:
-                channel.close()
+                _close(channel)
+        raise Problem('remote', 'The program at the server gives no whole answer.', 'Start again.')
 
     def _deliver_once(self, delivery):
         """Deliver a callback: never again once it may have arrived. Raises Problem."""
@@ -4113,11 +4127,11 @@ class RedirectRelay:
         try:
             channel.sendall(request_text(delivery.request))
             return self._read_answer(channel)
-        except (OSError, ValueError):
+        except (*LOST, ValueError):
             self._link.suspect()
             return self._settle(delivery)
         finally:
-            channel.close()
+            _close(channel)
 
     def _settle(self, delivery):
         """The Answer for a callback whose own answer was lost, from what the program says of itself."""
@@ -4187,7 +4201,7 @@ class RedirectRelay:
     def check(self):
         """Raises Problem('forbidden') where the server would not let the redirect through; opens and closes a channel."""
         try:
-            self._open_loopback().close()
+            _close(self._open_loopback())
         except Problem as problem:
             if problem.kind == 'forbidden':
                 raise
@@ -4360,7 +4374,7 @@ class Login:
         self._server = f'{settings.user}@{settings.host}:{settings.port}'
         self._command = make_command(options.command, options.device_auth)
         self._deadline = time.monotonic() + options.timeout
-        self._slept = self._asked_login_shell = False
+        self._slept = self._looked_for_node = False
         self._gone_words = None     # where a login under way has ended meanwhile: what its status says
         self._forget_program()
 
@@ -4447,11 +4461,11 @@ class Login:
             self._save()
         return True
 
-    def _start(self, again, login_path=False):
+    def _start(self, again, also=''):
         """Start the program; again where the connection was lost meanwhile: what nobody has seen start is ended there."""
         while True:
             try:
-                return self._remote.start(again, login_path)
+                return self._remote.start(again, also)
             except Problem as problem:
                 if problem.kind != 'link' or time.monotonic() > self._deadline:
                     raise
@@ -4501,7 +4515,8 @@ class Login:
                 self._follow_at = None
                 self._relay.deliver_target(self._relay.follow)
             try:
-                name, value = self._inbox.get(timeout=min(self._deadline, self._follow_at or self._deadline) - now)
+                # A signal that comes just before a wait begins is heard at its end: so none is long.
+                name, value = self._inbox.get(timeout=min(1.0, (self._follow_at or self._deadline) - now))
             except queue.Empty:
                 continue
             status = getattr(self, '_on_' + name)(value)
@@ -4560,8 +4575,8 @@ class Login:
     def _refuse_leaving(self, line):
         elsewhere = self._command.codex and leaving_redirect(line)
         if elsewhere:
-            raise Problem('address', f'The sign-in address sends its answer to {harmless(elsewhere)[:80]}, '
-                          'not back to this device; it was not opened.', 'Ask who runs the server.')
+            raise Problem('address', 'The sign-in address sends its answer elsewhere, not back to this device; it was not '
+                          f'opened:\n{harmless(elsewhere)[:80]}', 'Ask who runs the server.')
 
     def _look_for_code(self, line):
         found = self._scanner.feed(line)
@@ -4635,11 +4650,11 @@ class Login:
             return self._inbox.put(('exit', text))
         status = int(text)
         words = [harmless(line) for line in self._held if line.strip()]
-        if status == 127 and any('node' in line and 'No such file' in line for line in words) and not self._asked_login_shell:
-            self._asked_login_shell = True
+        if status == 127 and any('node' in line and 'No such file' in line for line in words) and not self._looked_for_node:
+            self._looked_for_node = True
             self._remote.end()
             self._forget_program()
-            self._start(again=True, login_path=True)
+            self._start(again=True, also='node')
             return self._save()
         if status == 0 and self._command.codex:
             signed_in, said = self._remote.signed_in()
@@ -4935,7 +4950,7 @@ def install_key(settings, jumps, path, device, report):
         try:
             while data := channel.recv(65536):
                 said += [item.name for item in transcript.feed(data) if isinstance(item, Record)]
-        except OSError:
+        except LOST:
             pass
     finally:
         link.close()

@@ -207,8 +207,9 @@ class _Front:
     async def _cut(self):
         # A linger time of zero makes the close a reset, as a dead peer's kernel would send it.
         for writer in list(self._wires):
-            writer.get_extra_info('socket').setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+            with contextlib.suppress(OSError):      # it is closed already
+                writer.get_extra_info('socket').setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
             writer.transport.abort()
 
     async def _finish(self):

@@ -23,8 +23,8 @@ import pytest
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent.parent / 'scripts'
 PAIR_PHONE = SCRIPTS / 'pair_phone.py'
-CODEX_LOGIN = pathlib.Path(os.environ.get('CODEX_LOGIN_FRAGMENT', SCRIPTS / 'codex_login.py'))
 CODEX_LOGIN = SCRIPTS / 'codex_login.py'
+
 
 def load(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)

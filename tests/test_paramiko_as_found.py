@@ -515,7 +515,7 @@ class Handshakes(WithSshd):
         web = Server(lambda sock: sock.sendall(b'HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n'))
         gone = Server(lambda sock: sock.sendall(b'SSH-2.0-Gone\r\n'))
         silent = Server(until_the_client_leaves)
-        for kind, server in (('not-ssh', web), ('connection', gone), ('timeout', silent)):
+        for kind, server in (('not-ssh', web), ('connection', gone), ('connect', silent)):
             self.addCleanup(server.close)
             result = driver.shake(port=server.port, timeout=PATIENCE if server is not silent else 1)
             self.assertEqual(result.get('problem'), kind, result)
@@ -525,7 +525,7 @@ class Handshakes(WithSshd):
     def test_a_handshake_given_up_leaves_no_thread_that_keeps_the_program_alive(self, environment, driver):
         stuck = Server(lambda sock: (sock.sendall(b'SSH-2.0-Stuck\r\n'), until_the_client_leaves(sock)))
         self.addCleanup(stuck.close)
-        self.assertEqual(driver.shake(port=stuck.port, timeout=1).get('problem'), 'timeout')
+        self.assertEqual(driver.shake(port=stuck.port, timeout=1).get('problem'), 'connect')
         self.assertEqual(driver.threads_that_stay(), [])
 
     @in_each_environment

@@ -5,5 +5,6 @@ import subprocess       # looks at sys.platform while it is imported, and would 
 import sys
 
 assert subprocess
-if 'pip' not in map(os.path.basename, sys.orig_argv):      # pip would look for iOS's libraries; the app's finds its own
+# pip would look for iOS's libraries; the app's finds its own.
+if 'pip' not in map(os.path.basename, sys.orig_argv):
     sys.platform = 'ios'

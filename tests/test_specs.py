@@ -1,0 +1,674 @@
+"""The room "Specs": what people type and what programs print, as values. No sockets, no clock."""
+
+import base64
+import hmac
+import importlib
+import random
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'scripts'))
+script = importlib.import_module('codex_login')
+Destination, Problem, Record, SignIn = script.Destination, script.Problem, script.Record, script.SignIn
+
+HOME, SSH = '/home/kim', '/home/kim/.ssh'
+AUTHORIZE = (
+    'https://auth.openai.com/oauth/authorize?response_type=code&client_id=app_1'
+    '&redirect_uri=http%3A%2F%2F127.0.0.1%3A1455%2Fauth%2Fcallback'
+             '&code_challenge=c&state=s-1&originator=codex_cli_rs')
+
+
+def refused(function, *arguments):
+    """The Problem that a call ends with; it says what happened, in characters that can be shown anywhere."""
+    with pytest.raises(Problem) as raised:
+        function(*arguments)
+    assert raised.value.message.isprintable() and raised.value.hint.isprintable()
+    return raised.value
+
+
+def pieces(data, generator):
+    """`data` cut at random places, empty pieces among them."""
+    cuts = sorted(generator.choices(range(len(data) + 1), k=generator.randrange(12)))
+    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)])]
+
+
+# --- Destinations -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('text, expected', [
+    ('server', (None, 'server', None)),
+    ('server.example.org', (None, 'server.example.org', None)),
+    ('kim@server', ('kim', 'server', None)),
+    ('kim@server:2222', ('kim', 'server', 2222)),
+    ('server:22', (None, 'server', 22)),
+    ('kim@corp.example@server', ('kim@corp.example', 'server', None)),
+    ('ssh://kim@server:2222', ('kim', 'server', 2222)),
+    ('ssh://server/', (None, 'server', None)),
+    ('my_box', (None, 'my_box', None)),
+    ('büro.example', (None, 'büro.example', None)),
+    ('192.0.2.7:22', (None, '192.0.2.7', 22)),
+    ('::1', (None, '::1', None)),
+    ('2001:db8::7', (None, '2001:db8::7', None)),
+    ('kim@fe80::1%eth0', ('kim', 'fe80::1%eth0', None)),
+    ('[2001:db8::7]', (None, '2001:db8::7', None)),
+    ('kim@[2001:db8::7]:2222', ('kim', '2001:db8::7', 2222)),
+    ('kim@[fe80::1%eth0]:2222', ('kim', 'fe80::1%eth0', 2222)),
+    ('ssh://kim@[::1]:2222', ('kim', '::1', 2222)),
+])
+def test_a_destination_is_read_as_ssh_reads_it(text, expected):
+    assert script.parse_destination(text) == Destination(*expected)
+
+
+@pytest.mark.parametrize('text', [
+    '', ' ', '@server', 'kim@', 'kim@:22', ':22', '-oProxyCommand=x', 'kim@-oProxyCommand=x', '-kim@server',
+    'a b', 'server:ssh', 'server:0', 'server:65536', 'server:-1', 'server:+22', 'server:22x', 'server:٢٢',
+    '[::1', '::1]', '[::1]22', '[]', '[server]', 'server/path', 'ssh://server/path', 'ssh://', 'ki\nm@server',
+    'server\n', 'ser\x1b[31mver', 'ser;ver', '$(reboot)', 'a`b`',
+])
+def test_what_is_no_destination_is_a_usage_error(text):
+    problem = refused(script.parse_destination, text)
+    assert (problem.kind, problem.status) == ('usage', 2) and problem.hint
+
+
+# --- -o and the settings ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('text, expected', [
+    ('Port=2222', ('port', '2222')),
+    ('port 2222', ('port', '2222')),
+    (' PORT = 2222 ', ('port', '2222')),
+    ('User=a=b', ('user', 'a=b')),
+    ('IdentityFile="~/.ssh/my key"', ('identityfile', '~/.ssh/my key')),
+    ('stricthostkeychecking=accept-new', ('stricthostkeychecking', 'accept-new')),
+])
+def test_options_are_written_as_for_ssh(text, expected):
+    assert script.parse_option(text) == expected
+
+
+@pytest.mark.parametrize('text', ['', '=', 'Port', 'Port=', 'Port= ', '=22',
+                         'Colour=blue', 'LocalCommand=reboot', '\x1b[31m=1'])
+def test_an_unknown_or_empty_option_is_a_usage_error(text):
+    problem = refused(script.parse_option, text)
+    assert (problem.kind, problem.status) == ('usage', 2) and problem.hint
+
+
+def test_an_unknown_option_is_told_which_are_known():
+    problem = refused(script.parse_option, 'Colour=blue')
+    assert 'Colour' in problem.message and 'StrictHostKeyChecking' in problem.hint
+
+
+def settings(destination='server', **options):
+    """The Settings for what a configuration says."""
+    return script.make_settings(script.parse_destination(destination), options, HOME, SSH, 'kim')
+
+
+def test_without_a_configuration_the_settings_are_ssh_s_own():
+    found = settings()
+    assert (found.alias, found.host, found.port, found.user) == ('server', 'server', 22, 'kim')
+    assert found.name == 'kim@server'
+    assert found.known_hosts_files == (f'{SSH}/known_hosts', f'{SSH}/known_hosts2')
+    assert f'{SSH}/id_ed25519' in found.identity_files and f'{SSH}/id_rsa' in found.identity_files
+    assert (found.identities_named, found.identities_only, found.batch) == (False, False, False)
+    assert found.strict == 'ask'
+    assert found.connect_timeout == 15 and found.alive_interval > 0 and found.alive_count > 0
+
+
+def test_what_was_typed_wins_over_the_configuration():
+    found = settings('ana@server:2222', user='bob', port='22')
+    assert (found.user, found.port) == ('ana', 2222)
+
+
+def test_every_key_of_the_configuration_is_heeded():
+    found = settings(
+        'box', hostname='%h.example.org', user='bob', port='2200', identityfile=['~/.ssh/a', '%d/keys/%r@%h'],
+        identitiesonly='yes', userknownhostsfile='~/known /etc/known', stricthostkeychecking='yes',
+        batchmode='yes', connecttimeout='3', serveraliveinterval='7', serveralivecountmax='4')
+    assert (found.alias, found.host, found.port, found.user) == ('box', 'box.example.org', 2200, 'bob')
+    assert found.identity_files == (f'{SSH}/a', f'{HOME}/keys/bob@box.example.org')
+    assert (found.identities_named, found.identities_only) == (True, True)
+    assert found.known_hosts_files == (f'{HOME}/known', '/etc/known')
+    assert (found.strict, found.batch) == ('yes', True)
+    assert (found.connect_timeout, found.alive_interval, found.alive_count) == (3, 7, 4)
+
+
+@pytest.mark.parametrize('value, meaning', [
+    ('yes', 'yes'), ('YES', 'yes'), ('ask', 'ask'), ('accept-new', 'accept-new'),
+    ('no', 'accept-new'), ('off', 'accept-new'),
+])
+def test_no_value_of_stricthostkeychecking_accepts_a_changed_key(value, meaning):
+    assert settings(stricthostkeychecking=value).strict == meaning
+
+
+def test_identityfile_none_means_none():
+    assert settings(identityfile=['none']).identity_files == ()
+
+
+@pytest.mark.parametrize('value, seconds', [('90', 90), ('90s', 90),
+                         ('2m', 120), ('1m30s', 90), ('1H', 3600)])
+def test_times_may_have_units_as_in_ssh_config(value, seconds):
+    assert settings(connecttimeout=value).connect_timeout == seconds
+    assert settings(serveraliveinterval=value).alive_interval == seconds
+
+
+@pytest.mark.parametrize('key, value', [
+    ('port', 'ssh'), ('port', '0'), ('port', '70000'), ('identitiesonly', 'maybe'), ('batchmode', '2'),
+    ('stricthostkeychecking', 'perhaps'), ('connecttimeout', 'soon'), ('connecttimeout', '-1'),
+    ('serveraliveinterval', '1.5'), ('serveralivecountmax', '\x1b[31m'),
+])
+def test_a_value_that_ssh_config_does_not_allow_is_named(key, value):
+    problem = refused(lambda: settings(**{key: value}))
+    assert script.CONFIG_KEYS[key] in problem.message and problem.hint
+    assert (problem.kind, problem.status) == ('config', 255)
+
+
+# --- known_hosts --------------------------------------------------------------------------------------------
+
+def hashed(name, salt=b'0123456789abcdefghij'):
+    digest = hmac.new(salt, name.encode(), 'sha1').digest()
+    return '|1|' + '|'.join(base64.b64encode(part).decode() for part in (salt, digest))
+
+
+@pytest.mark.parametrize('host, port, name', [
+    ('Server.Example.ORG', 22, 'server.example.org'), ('server', 2222, '[server]:2222'),
+    ('::1', 22, '::1'), ('FE80::1', 2222, '[fe80::1]:2222'),
+])
+def test_a_server_has_the_name_that_ssh_gives_it(host, port, name):
+    assert script.known_hosts_name(host, port) == name
+
+
+@pytest.mark.parametrize('patterns, name, matches', [
+    ('server', 'server', True),
+    ('SERVER', 'server', True),
+    ('server', 'server2', False),
+    ('a,server,b', 'server', True),
+    ('*.example.org', 'a.b.example.org', True),
+    ('*.example.org', 'example.org', False),
+    ('a.example.org', 'axexample.org', False),
+    ('host?', 'host1', True),
+    ('host?', 'host10', False),
+    ('*,!secret.example.org', 'secret.example.org', False),
+    ('!secret.example.org,*', 'secret.example.org', False),
+    ('*,!secret.example.org', 'open.example.org', True),
+    ('!other', 'server', False),
+    ('[server]:2222', '[server]:2222', True),
+    ('[server]:2222', 'server', False),
+    ('server', '[server]:2222', False),
+    ('[*]:2222', '[server]:2222', True),
+    ('[s]:2222', 's:2222', False),
+    ('2001:db8::7', '2001:db8::7', True),
+    (hashed('server'), 'server', True),
+    (hashed('server'), 'other', False),
+    (hashed('[server]:2222'), '[server]:2222', True),
+    (hashed('[server]:2222'), 'server', False),
+    ('|1|', 'server', False),
+    ('|1|x|y', 'server', False),
+    ('|1|AAAA|AAAA|AAAA', 'server', False),
+    ('|2|AAAA|AAAA', 'server', False),
+])
+def test_names_match_as_in_sshd_8(patterns, name, matches):
+    assert script.names_match(patterns, name) is matches
+
+
+def test_keys_come_with_type_line_and_whether_they_are_revoked():
+    text = '\n'.join([
+        '# server ssh-ed25519 AAAAcomment', '', '   ', 'server', 'server ssh-ed25519',
+        'server ssh-ed25519 AAAAone a comment of several words', f'{hashed("server")} ssh-rsa AAAAtwo',
+        '@revoked * ssh-ed25519 AAAAthree', '@cert-authority * ssh-rsa AAAAfour',
+        '@unheard-of * ssh-rsa AAAAfive', 'other ssh-rsa AAAAsix',
+        '\tserver\tecdsa-sha2-nistp256\tAAAAseven\r'])
+    assert script.known_keys(text, 'server') == [
+        ('ssh-ed25519', 'AAAAone', 6, False), ('ssh-rsa', 'AAAAtwo', 7, False),
+        ('ssh-ed25519', 'AAAAthree', 8, True), ('ecdsa-sha2-nistp256', 'AAAAseven', 12, False)]
+
+
+# --- The transcript -----------------------------------------------------------------------------------------
+
+OUTPUT = (b'\n@m started /tmp/x\nStarting\n\n  two\r\n\n\nnot @m exit 3\n@m2 exit 4\ncaf\xc3\xa9 \xff\n'
+          b'half a line\n@m browser https://a/?b=c d\nafter\n\n@m exit 0\n')
+ITEMS = [
+    Record(
+        'started',
+        '/tmp/x'),
+        'Starting',
+        '',
+        '  two',
+        '',
+        '',
+        'not @m exit 3',
+        '@m2 exit 4',
+        'café \ufffd',
+        'half a line',
+        Record(
+            'browser',
+            'https://a/?b=c d'),
+            'after',
+            Record(
+                'exit',
+                 '0')]
+
+
+def transcribed(parts, mark='m'):
+    transcript = script.Transcript(mark)
+    return [item for part in parts for item in transcript.feed(part)]
+
+
+def test_lines_and_records_are_told_apart_byte_by_byte():
+    assert transcribed(bytes([byte]) for byte in OUTPUT) == ITEMS
+
+
+def test_lines_and_records_are_told_apart_in_random_pieces():
+    generator = random.Random(1455)
+    for _ in range(300):
+        assert transcribed(pieces(OUTPUT, generator)) == ITEMS
+
+
+def test_a_line_is_only_given_when_it_is_whole():
+    transcript = script.Transcript('m')
+    assert transcript.feed(AUTHORIZE.encode()[:-20]) == []
+    assert transcript.feed(AUTHORIZE.encode()[-20:]) == []
+    assert transcript.feed(b'\n') == [AUTHORIZE]
+
+
+def test_ten_megabytes_without_a_line_feed_are_not_kept_waiting():
+    transcript = script.Transcript('m')
+    longest = transcript.LONGEST
+    found = [line for _ in range(160) for line in transcript.feed(b'x' * 65536)]
+    assert sum(map(len, found)) >= 160 * 65536 - longest and max(map(len, found)) <= longest
+    assert transcript.feed(b'\n@m exit 0\n')[-1] == Record('exit', '0')
+
+
+@pytest.mark.parametrize('length', [-1, 0, 1])
+def test_a_line_around_the_longest_reads_the_same_in_one_piece_and_byte_by_byte(length):
+    data = b'x' * (script.Transcript.LONGEST + length) + b'\nnext\n'
+    assert transcribed([data]) == transcribed(data[start:start + 1] for start in range(len(data)))
+
+
+# --- Sign-in addresses --------------------------------------------------------------------------------------
+
+def sign_in_of(text):
+    """The first sign-in that any of the lines holds."""
+    return next(filter(None, map(script.find_sign_in, text.splitlines())), None)
+
+
+def page(base, redirect, **more):
+    query = {'client_id': 'x', 'redirect_uri': redirect, 'state': 'xyz', **more}
+    return base + '?' + '&'.join(f'{name}={quote(value, safe="")}' for name, value in query.items())
+
+
+WRANGLER = page('https://dash.cloudflare.com/oauth2/auth', 'http://localhost:8976/oauth/callback')
+CLASP = page('https://accounts.google.com/o/oauth2/v2/auth', 'http://localhost:36811')
+AWS = page('https://oidc.us-east-1.amazonaws.com/authorize', 'http://127.0.0.1:40123/oauth/callback')
+GEMINI = page('https://accounts.google.com/o/oauth2/v2/auth', 'http://localhost:38445/oauth2callback')
+TERRAFORM = page('https://app.terraform.io/oauth/authorize', 'http://localhost:10007/login')
+ARGOCD = page('https://argocd.example.org/api/dex/auth', 'http://localhost:8085/auth/callback')
+VAULT = page('https://id.example.org/authorize', 'http://localhost:8250/oidc/callback')
+FIREBASE = page('https://accounts.google.com/o/oauth2/auth', 'http://localhost:9005')
+MCP = page('https://mcp.example.org/authorize', 'http://127.0.0.1:3335/oauth/callback')
+
+
+@pytest.mark.parametrize('text, url, port, path', [
+    pytest.param('Starting local login server on http://localhost:1455.\n'
+                 'If your browser did not open, navigate to this URL to authenticate:\n\n'
+                 f'{AUTHORIZE}\n\nOn a remote or headless machine? Use `codex login --device-auth` instead.',
+                 AUTHORIZE, 1455, '/auth/callback', id='codex'),
+    pytest.param(f'Attempting to login via OAuth...\nOpening a link in your default browser: {WRANGLER}',
+                 WRANGLER, 8976, '/oauth/callback', id='wrangler'),
+    pytest.param(f'Attempting to login via OAuth...\nVisit this link to authenticate: {WRANGLER}',
+                 WRANGLER, 8976, '/oauth/callback', id='wrangler without a browser'),
+    pytest.param(f'🔑 Authorize clasp by visiting this url:\n{CLASP}\n', CLASP, 36811, '/', id='clasp'),
+    pytest.param(f'If the browser does not open, open the following URL.\n\n{AWS}',
+                 AWS, 40123, '/oauth/callback', id='aws'),
+    pytest.param(f'Otherwise navigate to:\n\n{GEMINI}\n', GEMINI, 38445, '/oauth2callback', id='gemini'),
+    pytest.param('If a browser does not open this automatically, open the following URL to proceed:\n'
+                 f'    {TERRAFORM}\nTerraform will now wait for the host to signal that.',
+                 TERRAFORM, 10007, '/login', id='terraform'),
+    pytest.param(f'Performing authorization_code flow login: {ARGOCD}',
+                 ARGOCD, 8085, '/auth/callback', id='argocd'),
+    pytest.param('Complete the login via your OIDC provider. Launching browser to:\n\n'
+                 f'    {VAULT}\n\nWaiting for OIDC authentication to complete...',
+                 VAULT, 8250, '/oidc/callback', id='vault'),
+    pytest.param(f'Visit this URL on this device to log in:\n{FIREBASE}\n\nWaiting for authentication...',
+                 FIREBASE, 9005, '/', id='firebase'),
+    pytest.param('OAuth callback server running at http://127.0.0.1:3335\n'
+                 f'Please authorize this client by visiting:\n{MCP}',
+                 MCP, 3335, '/oauth/callback', id='mcp-remote'),
+])
+def test_each_program_s_sign_in_page_is_found(text, url, port, path):
+    assert sign_in_of(text) == SignIn(url, port, path, 's-1' if url == AUTHORIZE else 'xyz', False)
+
+
+@pytest.mark.parametrize('text, url, port, path', [
+    pytest.param('If browser window does not open automatically, open it by clicking on the link:\n'
+                 ' http://127.0.0.1:45235/1e9ba2c8-0f7d\n',
+                 'http://127.0.0.1:45235/1e9ba2c8-0f7d', 45235, '/1e9ba2c8-0f7d', id='tsh'),
+    pytest.param('Please visit the following URL in your browser: http://localhost:8000',
+                 'http://localhost:8000', 8000, '/', id='kubelogin'),
+    pytest.param('Open http://[::1]:8000/login.', 'http://[::1]:8000/login', 8000, '/login', id='ipv6'),
+])
+def test_an_address_that_the_program_itself_serves_is_a_sign_in_too(text, url, port, path):
+    assert sign_in_of(text) == SignIn(url, port, path, None, True)
+
+
+@pytest.mark.parametrize('text', [
+    '', 'Starting local login server on http://localhost:1455.', 'Listening on http://127.0.0.1:8976/',
+    'Waiting for http://localhost:9005',
+    'A web browser has been opened at https://login.microsoftonline.com/organizations/oauth2/v2.0/authorize.',
+    'OAuth callback server running at http://127.0.0.1:3335',
+    'See https://developers.openai.com/codex/auth#login for help.', 'https://auth.openai.com/codex/device',
+    'http://localhost:99999/', 'http://localhost:x/', 'https://[bad/', 'https://',
+    'http://localhost.example.org:1455/', 'http://127.0.0.1:1455@example.org/',
+    page('https://id.example.org/a', 'https://example.org/cb'),
+])
+def test_other_addresses_are_no_sign_in(text):
+    assert sign_in_of(text) is None
+
+
+@pytest.mark.parametrize('before, after', [
+    ('', '.'), ('(', ')'), ('<', '>'), ('"', '"'), ("'", "'"), ('`', '`'),
+    ('[', ']'), ('at ', ', and come back'), ('\x1b[1;34m', '\x1b[0m'),
+    ('\x1b]0;title\x07', ''), ('\u202e', '\u202c'),
+])
+def test_an_address_ends_where_a_person_would_say(before, after):
+    assert script.find_sign_in(f'{before}{AUTHORIZE}{after}').url == AUTHORIZE
+
+
+@pytest.mark.parametrize('url, port, path, state', [
+    ('https://a.test/?state=s&redirect_uri=http://localhost:1/x', 1, '/x', 's'),
+    ('https://a.test/?redirect_uri=http%3A%2F%2F%5B%3A%3A1%5D%3A8250%2Fcb', 8250, '/cb', None),
+    ('https://a.test/?next=http://localhost:2/&redirect_uri=http://localhost:1/', 1, '/', None),
+    ('https://a.test/?callback_url=http://127.0.0.1:7777/done', 7777, '/done', None),
+    ('https://a.test/#redirect_uri=http://127.0.0.1:7777/done', 7777, '/done', None),
+    ('https://a.test/?redirect_uri=http://localhost/cb', 80, '/cb', None),
+])
+def test_the_port_is_the_redirect_s(url, port, path, state):
+    assert script.read_sign_in(url) == SignIn(url, port, path, state, False)
+
+
+def test_an_address_that_is_not_https_is_refused_and_shown_harmless():
+    found = script.read_sign_in('http://auth.example.org/?redirect_uri=http://localhost:1455/auth/callback')
+    problem = refused(script.check_sign_in, found)
+    assert problem.kind == 'address'
+    assert 'http://auth.example.org' in problem.message and 'not https' in problem.message
+
+
+@pytest.mark.parametrize('url', [AUTHORIZE, 'http://127.0.0.1:45235/uuid', 'http://[::1]:8000/'])
+def test_https_and_loopback_itself_may_be_opened(url):
+    assert script.check_sign_in(script.read_sign_in(url)) is None
+
+
+@pytest.mark.parametrize('line, redirect', [
+    (AUTHORIZE, None), ('no address', None), ('https://example.org/', None),
+    (page('https://id.example.org/a', 'https://evil.example/cb'), 'https://evil.example/cb'),
+    (page('https://id.example.org/a', 'http://localhost.b.test:1455/'), 'http://localhost.b.test:1455/'),
+    (page('https://id.example.org/a', 'http://127.0.0.1:1455@b.test/'), 'http://127.0.0.1:1455@b.test/'),
+    (page('https://id.example.org/a', 'evil://localhost:1455/cb'), 'evil://localhost:1455/cb'),
+    ('https://a.test/?redirect_uri=https://b.test/&redirect_uri=http://localhost:1/', 'https://b.test/'),
+    ('https://a.test/?redirect_uri=http://localhost:1/&redirect_uri=https://b.test/', 'https://b.test/'),
+])
+def test_a_redirect_that_leaves_this_device_is_seen(line, redirect):
+    assert script.leaving_redirect(line) == redirect
+
+
+# --- Device codes -------------------------------------------------------------------------------------------
+
+DEVICE_TEXT = """
+Welcome to Codex [v\x1b[90m0.169.0\x1b[0m]
+\x1b[90mOpenAI's command-line coding agent\x1b[0m
+
+Follow these steps to sign in with ChatGPT using device code authorization:
+
+1. Open this link in your browser and sign in to your account
+   \x1b[94mhttps://auth.openai.com/codex/device\x1b[0m
+
+2. Enter this one-time code \x1b[90m(expires in 15 minutes)\x1b[0m
+   \x1b[94mE70A-863A2\x1b[0m
+
+\x1b[90mDevice codes are a common phishing target. Never share this code.\x1b[0m
+"""
+
+
+def codes_in(lines):
+    scanner = script.DeviceCodeScanner()
+    return [found for found in map(scanner.feed, lines) if found]
+
+
+def test_page_and_code_are_found_in_what_codex_prints():
+    expected = script.DeviceCode('https://auth.openai.com/codex/device', 'E70A-863A2')
+    assert codes_in(DEVICE_TEXT.splitlines()) == [expected]
+
+
+@pytest.mark.parametrize('lines', [
+    ['E70A-863A2'], ['http://auth.example.org/device', 'E70A-863A2'],
+    ['https://a.test/', 'UTF-8', 'expires 2026-11-24', 'ABCD-EFGH-IJKL'],
+    ['https://a.test/ABCD-EFGH'[:15], 'error abcd-efgh'],
+])
+def test_other_lines_hold_no_code(lines):
+    assert codes_in(lines) == []
+
+
+# --- Redirects that people bring ----------------------------------------------------------------------------
+
+@pytest.mark.parametrize('text, port, target, state', [
+    ('http://127.0.0.1:1455/auth/callback?code=c&state=s', 1455, '/auth/callback?code=c&state=s', 's'),
+    ('  <http://localhost:1455/callback?code=c%2F&state=s>\n', 1455, '/callback?code=c%2F&state=s', 's'),
+    ('localhost:1455/success?id_token=t', 1455, '/success?id_token=t', None),
+    ('127.0.0.1:1457/auth/callback?code=c', 1457, '/auth/callback?code=c', None),
+    ('http://[::1]:8000', 8000, '/', None),
+    ('http://localhost:1455/auth/callback?code=c#_=_', 1455, '/auth/callback?code=c', None),
+])
+def test_the_address_of_a_failed_page_is_a_redirect(text, port, target, state):
+    found = script.parse_redirect(text)
+    assert (found.port, found.target, found.state) == (port, target, state)
+
+
+@pytest.mark.parametrize('text', [
+    '', 'hello', 'https://auth.openai.com/oauth/authorize?x=y',
+    'http://evil.example:1455/auth/callback?code=c', 'localhost', 'http://localhost:x/',
+    'http://127.0.0.1:1455@evil.example/', 'http://localhost:1455/a b', 'http://localhost:1455/a\r\nX: y',
+    'http://localhost:1455/\x1b[31m', 'http://localhost:1455/' + 'a' * 17000, 'javascript:alert(1)',
+    'file:///etc/passwd',
+])
+def test_anything_else_is_no_redirect(text):
+    problem = refused(script.parse_redirect, text)
+    assert problem.kind == 'redirect' and len(problem.message) < 200 and 'http://localhost:' in problem.hint
+
+
+# --- HTTP, as browsers and programs speak it ----------------------------------------------------------------
+
+REQUEST = (b'GET /auth/callback?code=c&state=s HTTP/1.1\r\n'
+           b'Host: 127.0.0.1:1455\r\nConnection: keep-alive\r\nX-Empty:\r\n\r\n')
+
+
+def test_a_request_is_read_when_it_is_whole_and_not_before():
+    for length in range(len(REQUEST)):
+        assert script.parse_request(REQUEST[:length]) is None
+    request = script.parse_request(bytearray(REQUEST) + b'GET /next')
+    assert (request.method, request.target) == ('GET', '/auth/callback?code=c&state=s')
+    assert request.header('host') == '127.0.0.1:1455' and request.header(
+        'x-empty') == request.header('absent') == ''
+
+
+@pytest.mark.parametrize('data', [
+    b'\x16\x03\x01\x02\x00\x01\r\n\r\n', b'GET /\r\n\r\n', b'GET / HTTP/2.0\r\n\r\n',
+    b'get / HTTP/1.1\r\n\r\n', b'GET  HTTP/1.1\r\n\r\n', b'GET /a b HTTP/1.1\r\n\r\n',
+    b'GET /\xe9 HTTP/1.1\r\n\r\n', b'x' * 65537,
+])
+def test_what_is_no_request_is_refused(data):
+    with pytest.raises(ValueError):
+        script.parse_request(data)
+
+
+def test_a_request_is_delivered_as_one_that_ends_the_connection():
+    text = script.request_text(script.parse_request(REQUEST))
+    assert text == (b'GET /auth/callback?code=c&state=s HTTP/1.1\r\n'
+                    b'Host: 127.0.0.1:1455\r\nX-Empty: \r\nConnection: close\r\n\r\n')
+
+
+def test_an_answer_with_a_length_is_read_when_it_is_whole_and_not_before():
+    data = b'HTTP/1.1 302 Found\r\nLocation: /success?id_token=t\r\ncontent-length: 5\r\n\r\nhello'
+    for length in range(len(data)):
+        assert script.parse_answer(data[:length], ended=False) is None
+    assert script.parse_answer(data, ended=False) == (302, '/success?id_token=t', data)
+
+
+def test_an_answer_without_a_length_ends_with_the_connection():
+    data = b'HTTP/1.0 200 OK\r\nX: y\r\n\r\nhello'
+    assert script.parse_answer(data, ended=False) is None
+    assert script.parse_answer(data, ended=True) == (200, '', data)
+
+
+@pytest.mark.parametrize('data, ended', [
+    (b'', True), (b'HTTP/1.1 200 OK\r\n', True), (b'SSH-2.0-OpenSSH\r\n\r\n', False),
+    (b'HTTP/1.1 2xx\r\n\r\n', True), (b'HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello', True),
+])
+def test_an_answer_that_breaks_off_or_is_none_is_refused(data, ended):
+    with pytest.raises(ValueError):
+        script.parse_answer(data, ended)
+
+
+@pytest.mark.parametrize('location, target', [
+    ('/success?id_token=t', '/success?id_token=t'), ('http://localhost:1455/success?x=1', '/success?x=1'),
+    ('http://127.0.0.1:1455', '/'), ('http://[::1]:1455/a', '/a'), ('', None), ('//evil.example/', None),
+    ('https://chatgpt.com/', None), ('http://localhost:1457/success', None), ('success', None),
+    ('http://localhost:1455@evil.example/', None),
+])
+def test_only_the_same_loopback_port_is_followed(location, target):
+    assert script.local_target(location, 1455) == target
+
+
+def test_a_page_says_anything_safely_and_in_full():
+    data = script.page('<b>', 'café & "co" <script>', status=502, refresh=2)
+    head, _, body = data.partition(b'\r\n\r\n')
+    assert head.startswith(b'HTTP/1.1 502 ') and b'no-store' in head
+    assert b'Content-Length: %d' % len(body) in head and b'<script>' not in body and b'<b>' not in body
+    assert 'café &amp; ' in body.decode() and b'http-equiv="refresh" content="2"' in body
+    assert b'refresh' not in script.page('a', 'b')
+    assert script.parse_answer(data, ended=False).status == 502
+
+
+# --- Text from a server -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('text, shown', [
+    ('plain café 漢字 🔑\ttab', 'plain café 漢字 🔑\ttab'),
+    ('\x1b[31mred\x1b[0m \x1b[38;5;1mmore\x1b[K', 'red more'),
+    ('\x1b[?25l\x1b[2J\x1b[Htop', 'top'),
+    ('\x1b]0;title\x07text', 'text'),
+    ('\x1b]0;title\x1b\\text', 'text'),
+    ('\x1b]52;c;ZXZpbA==\x07text', 'text'),
+    ('\x1b]8;;https://evil.example\x1b\\link\x1b]8;;\x1b\\', 'link'),
+    ('\x1bPq#0\x1b\\text', 'text'),
+    ('\x1b_apc\x1b\\text', 'text'),
+    ('\x1b(0lines\x1b(B', 'lines'),
+    ('\x1b=\x1b>\x1bctext', 'text'),
+    ('a\x9b31mb\x9d0;t\x9cc', 'a31mb0;tc'),
+    ('over\rwritten\x08\x08\x07\x00\x7f', 'overwritten'),
+    ('a\nb\x0b\x0cc', 'abc'),
+    ('\x1b', ''), ('\x1b[', ''), ('\x1b[31', '31'),
+    ('\x1b\x1b[31mtext', 'text'), ('\x1b[\x1b[31mtext', 'text'),
+    ('safe\u202egpj.exe\u202c', 'safegpj.exe'),
+    ('a\u2066b\u2067c\u2068d\u2069e\u200ef\u200fg\u061ch', 'abcdefgh'),
+    ('zero\u200bwidth\u200d\u2060\ufeff', 'zerowidth'),
+    ('line\u2028para\u2029end\x85', 'lineparaend'),
+])
+def test_text_from_a_server_is_shown_without_what_acts_on_the_screen(text, shown):
+    assert script.harmless(text) == shown
+
+
+def test_nothing_that_acts_on_the_screen_ever_passes():
+    generator = random.Random(8252)
+    alphabet = 'ab;0[]m()P^_\\@~' + ''.join(map(chr, [*range(32), *range(127, 160),
+                        *range(0x2028, 0x202f), *range(0x2066, 0x206a)]))
+    forbidden = re.compile('[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]')
+    for _ in range(3000):
+        text = ''.join(generator.choices(alphabet, k=generator.randrange(30)))
+        shown = script.harmless(text)
+        assert not forbidden.search(shown)
+        assert script.harmless(shown) == shown
+
+
+# --- Commands for the server's shell ------------------------------------------------------------------------
+
+WORDS = [
+    'plain',
+    '',
+    ' ',
+    'two words',
+    "it's",
+    "''",
+    '"',
+    '$HOME',
+    '`id`',
+    '$(id)',
+    'a;b',
+    'a\nb',
+    '\\',
+    '-n',
+    '*',
+    '!x',
+    '~',
+    'café',
+     '\t']
+
+
+def test_a_quoted_word_is_one_word_to_sh():
+    line = ' '.join(map(script.sh_quote, WORDS))
+    assert shlex.split(line) == WORDS
+    printed = subprocess.run(['sh', '-c', f"printf '%s\\0' {line}"], capture_output=True, check=True).stdout
+    assert printed.decode().split('\0')[:-1] == WORDS
+
+
+@pytest.mark.parametrize('words, device_auth, expected, program', [
+    ([], False, ['codex', 'login'], 'codex'),
+    ([], True, ['codex', 'login', '--device-auth'], 'codex'),
+    (['codex', 'login'], False, ['codex', 'login'], 'codex'),
+    (['codex login'], False, ['codex', 'login'], 'codex'),
+    (['codex', 'login'], True, ['codex', 'login', '--device-auth'], 'codex'),
+    (['codex', 'login', '--device-auth'], True, ['codex', 'login', '--device-auth'], 'codex'),
+    (['/opt/my-tools/codex', 'login'], False, ['/opt/my-tools/codex', 'login'], '/opt/my-tools/codex'),
+])
+def test_codex_login_is_recognised_however_it_is_written(words, device_auth, expected, program):
+    command = script.make_command(words, device_auth)
+    assert shlex.split(command.line) == expected and command.program == program and command.codex
+
+
+@pytest.mark.parametrize('words, line, program', [
+    (['wrangler', 'login'], 'wrangler login', 'wrangler'),
+    (['cd app && npx wrangler login'], 'cd app && npx wrangler login', 'cd'),
+    (['~/bin/tool', 'login'], '~/bin/tool login', 'sh'),
+    (['A=b', 'tool'], 'A=b tool', 'sh'),
+    (['codex', 'login', 'status'], 'codex login status', 'codex'),
+    (['codex', 'logout'], 'codex logout', 'codex'),
+    (['echo', "it's"], "echo it's", 'echo'),
+])
+def test_any_other_command_is_for_the_account_s_own_shell_as_with_ssh(words, line, program):
+    command = script.make_command(words)
+    assert shlex.split(command.line) == ['$SHELL', '-c', line]
+    assert command.program == program and not command.codex
+    assert command.line.startswith('"$SHELL" -c ')
+
+
+# --- Arguments ----------------------------------------------------------------------------------------------
+
+def test_what_follows_the_destination_is_the_command():
+    options = script.read_arguments(['-v', 'kim@server', 'wrangler', 'login', '-q', '--json'])
+    assert options.command == ['wrangler', 'login', '-q', '--json'] and options.verbose and not options.quiet
+
+
+@pytest.mark.parametrize('words', [
+    [], ['-x', 'server'], ['-p', 'server'], ['-p', 'x', 'server'], ['-p', '0', 'server'],
+    ['-o', 'Colour=blue', 'server'], ['-o'], ['--browser', 'lynx', 'server'], ['--timeout', '0', 'server'],
+    ['--timeout', '-5', 'server'], ['--timeout', 'soon', 'server'], ['--time', '5', 'server'], ['-q'],
+])
+def test_a_wrong_command_line_is_a_usage_error(words):
+    problem = refused(script.read_arguments, words)
+    assert (problem.kind, problem.status) == ('usage', 2)
+
+
+def test_the_script_needs_nothing_beside_it_to_be_read():
+    said = subprocess.run([sys.executable, '-I', '-S', script.__file__,
+                          '--version'], capture_output=True, text=True)
+    assert (said.returncode, said.stderr) == (0, '') and script.__version__ in said.stdout
