@@ -1,11 +1,17 @@
 """What tests are given: a server, a home, runs of the script; and the proof that nothing is left behind."""
 
+import lab
 import pytest
+import standins
 from embedded import EmbeddedServer
 from harness import Home, Script
 
 
 PASSED = pytest.StashKey[bool]()
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'slow: takes tens of seconds; -m "not slow" leaves it out')
 
 
 def pytest_addoption(parser):
@@ -14,11 +20,7 @@ def pytest_addoption(parser):
 
 def missing_parts():
     """The real parts this machine lacks: (part, how to get it)."""
-    try:
-        import lab
-    except ImportError:
-        return []
-    return lab.missing_parts()
+    return lab.missing_parts() + standins.missing_parts()
 
 
 def pytest_sessionstart(session):
@@ -48,7 +50,7 @@ def pytest_runtest_makereport(item):
     if report.when == 'call':
         item.stash[PASSED] = report.passed
     runs = getattr(item, 'funcargs', {}).get('run')
-    if report.failed and runs is not None:
+    if report.failed and isinstance(runs, Runs):
         report.sections += [('what the script said', script.report()) for script in runs.scripts]
 
 
