@@ -4815,7 +4815,7 @@ class Tunnels:
             self._link.connect()
             specs = (*self._options.forwards, *self._settings.forwards)
             forwards = open_forwards(self._link, specs, self._settings, self._report)
-            self._link.keep(self.TICK)
+            self._link.keep(min(self.TICK, self._settings.alive_interval or self.TICK))
             self._report.note('Tunnels are open. Ctrl-C, or q and return, ends them.')
             if not self._options.json:
                 self._device.typed_lines(self._typed)
