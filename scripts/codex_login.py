@@ -2824,10 +2824,13 @@ class Hop:
             self._credentials.use(transport)
             long_poll(transport)
             return transport, blob
-        except BaseException:
+        except BaseException as error:
             transport.close() if transport else sock.close()
             if through is not None:
                 through.close()
+            if isinstance(error, (load_paramiko().SSHException, *LOST)):
+                raise Problem('connect', f'{self._settings.host} port {self._settings.port} ended the connection at once '
+                              f'({harmless(str(error))}).', 'Try again; it may be busy.') from None
             raise
 
     def _channel(self, through):
@@ -2937,9 +2940,6 @@ class Link:
         if self._transport:
             function(self._transport)
 
-    def unsubscribe(self, function):
-        self._subscribers.remove(function)
-
     def open_tcp(self, host, port, limit=10.0):
         """A channel to host:port as the server reaches it (RFC 4254, section 7.2: direct-tcpip).
 
@@ -3024,8 +3024,11 @@ class Link:
         transport = self._transport
 
         def ask():
-            with self.asking, contextlib.suppress(Exception):      # paramiko's several kinds, of a connection that breaks
-                transport.global_request('keepalive@openssh.com', wait=True)
+            try:
+                with self.asking:
+                    transport.global_request('keepalive@openssh.com', wait=True)
+            except Exception:       # paramiko's several kinds, of a connection that breaks
+                return
             if transport.is_active():
                 self._heard, self._asked = time.time(), 0.0
                 answered.set()
@@ -3073,7 +3076,10 @@ class Link:
 
 
 def address_text(transport):
-    host, port = transport.getpeername()[:2]
+    try:
+        host, port = transport.getpeername()[:2]
+    except OSError:
+        return ''           # it is lost already, as the next use will tell
     return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
 
 
@@ -3578,9 +3584,11 @@ class Forwards:
 
 # What goes to the server is POSIX sh, on the standard input of `sh`: the account's own shell parses that one word.
 # All of it stands in one brace group, so that the shell has read it whole before anything in it reads its input.
-#   N  the mark of records      W  the program's name, looked for on PATH        C  the command line to run
-#   ALSO  another to be found   T  seconds until its end  LOOK  whether to look for a present login first
-#   NEEDED  whether to go on without W
+#   N     the mark of records                     W  the program's name, looked for on PATH
+#   ALSO  another that has to be there, or ''     NEEDED  yes: do not go on without W
+#   LOOK  yes: look for a present login first     CODEX  yes: W can tell whether somebody is signed in
+#   T     seconds until the program is ended      JOB, KEEPER, SHIM  texts of files, see below
+#   d     the private folder                      g, k  process groups of job and keeper
 
 FIND_PROGRAM = r'''
 found() { command -v "$W" && { [ -z "$ALSO" ] || command -v "$ALSO"; }; } >/dev/null 2>&1
@@ -3614,7 +3622,7 @@ put() { printf '%s\n' "$2" >"$1" && [ -s "$1" ]; }
 } 2>/dev/null || { [ -z "$d" ] || rm -rf "$d"; say full "$t"; exit 1; }
 S=setsid
 command -v setsid >/dev/null 2>&1 || { S=; set -m; }
-(trap '' HUP; exec $S sh "$d/job") </dev/null >/dev/null 2>&1 & g=$!
+(umask "$U"; trap '' HUP; exec $S sh "$d/job") </dev/null >/dev/null 2>&1 & g=$!
 (trap '' HUP; exec $S sh "$d/keeper" "$g" "$T") </dev/null >/dev/null 2>&1 & k=$!
 echo "$g $k" >"$d/groups"
 known=no
@@ -3692,7 +3700,7 @@ def sh_quote(text):
 def launcher(variables, *pieces):
     """The bytes to send to `sh`: the variables set, then the pieces, in one brace group."""
     heads = '\n'.join(f'{name}={sh_quote(value)}' for name, value in variables.items())
-    say = '''umask 077\nsay() { printf '\\n@%s %s\\n' "$N" "$*"; }'''
+    say = '''U=$(umask)\numask 077\nsay() { printf '\\n@%s %s\\n' "$N" "$*"; }'''
     return ('{\n' + '\n'.join((heads, say, *pieces)) + 'exit 0\n}\n').encode()
 
 
@@ -4894,11 +4902,11 @@ def add_server(pairing, device):
 def add_by_link(link, device, report):
     """Add the server of a pairing link after a person's yes; its name. Raises Problem."""
     pairing = parse_pairing_link(link)
-    known = host_entries(read_config(config_path(device), device.ssh_folder))
+    known = config_has_host(read_config(config_path(device), device.ssh_folder), pairing.name)
     report.show('This link adds a server:\n' + pairing_summary(pairing))
     if device.alone:
         raise Problem('pairing', 'A pairing link needs a person to say yes.', 'Run it at a terminal, or in the app.')
-    question = f'Replace the server {pairing.name} that is there already' if pairing.name in known else 'Add it'
+    question = f'Replace the server {pairing.name} that is there already' if known else 'Add it'
     if not device.confirm(question if device.shows_output else f'{pairing_summary(pairing)}\n\n{question}'):
         raise Problem('cancelled', 'Nothing was added.', status=CANCELLED)
     add_server(pairing, device)
