@@ -883,6 +883,15 @@ def test_a_proxycommand_is_not_passed_over_in_silence(run, home):
     assert 'ProxyCommand' in failure(run(), kind='config')['message']
 
 
+def test_a_program_has_the_accounts_own_umask(run):
+    own = os.umask(0o027)
+    try:
+        script = run(command=('umask',))
+        assert script.wait_for('output')['text'].lstrip('0') == '27' and script.wait() == 0
+    finally:
+        os.umask(own)
+
+
 # --- Bad days: the program at the server --------------------------------------------------------------------
 
 def test_codex_that_is_not_installed(run, server):
