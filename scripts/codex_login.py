@@ -5083,9 +5083,25 @@ def make_parser():
     return parser
 
 
+def split_words(words):
+    """What stands on a command line, as argparse's namespace; options may follow the destination, as with ssh.
+
+    Raises Problem('usage'), and SystemExit after --help and --version.
+    """
+    parser = make_parser()
+    options = parser.parse_args(words)
+    if options.command and options.command[0].startswith('-'):
+        destination, rest = options.destination, options.command
+        options.destination, options.command = None, []
+        options = parser.parse_args(rest, options)      # its first word that is no option is the command's
+        options.command = [options.destination, *options.command] if options.destination else []
+        options.destination = destination
+    return options
+
+
 def read_arguments(words):
-    """The options of a command line. Raises Problem('usage')."""
-    options = make_parser().parse_args(words)
+    """The options of a command line, checked and completed. Raises as split_words does."""
+    options = split_words(words)
     if not re.fullmatch('[0-9]{1,6}', options.timeout) or not int(options.timeout):
         raise usage_problem(f'--timeout is no number of seconds: {harmless(options.timeout)!r}', 'From 1 to 999999.')
     options.timeout = int(options.timeout)
@@ -5208,8 +5224,15 @@ def finish(options, device, report):
 def main(words=None):
     """Run with `words` as arguments; the exit status."""
     words = sys.argv[1:] if words is None else words
-    device = this_device(alone='--json' in words)
-    report = JsonReport() if '--json' in words else TextReport(quiet='-q' in words)
+    try:
+        asked = split_words(words)
+    except SystemExit as leaving:       # after --help and --version
+        return leaving.code or 0
+    except Problem:                     # said below, in the form that was probably wanted
+        asked = None
+    events, quiet = (asked.json, asked.quiet) if asked else ('--json' in words, False)
+    device = this_device(alone=events)
+    report = JsonReport() if events else TextReport(quiet)
     try:
         if not words and not device.alone:
             words = choose_from_menu(device, Sessions(device, report.note))
@@ -5235,8 +5258,6 @@ def main(words=None):
     except KeyboardInterrupt:
         report.tell('error', kind='cancelled', message='Cancelled.', hint='')
         status = CANCELLED
-    except SystemExit as leaving:       # argparse's --help and --version
-        return leaving.code or 0
     report.tell('done', status=status)
     device.finished(report.outcome, status, report.events)
     return status

@@ -883,6 +883,19 @@ def test_a_proxycommand_is_not_passed_over_in_silence(run, home):
     assert 'ProxyCommand' in failure(run(), kind='config')['message']
 
 
+@pytest.mark.parametrize('words, command', [
+    (['me@box', '-p', '22', 'uname', '-a'], ['uname', '-a']), (['-p', '22', 'me@box', 'uname', '-a'], ['uname', '-a']),
+    (['me@box', '-p', '22'], []), (['me@box', '-p', '22', '--', 'uname', '-p', '7'], ['uname', '-p', '7'])])
+def test_options_may_follow_the_destination_as_with_ssh(words, command):
+    options = codex_login.read_arguments(words)
+    assert (options.destination, options.port, options.command) == ('me@box', '22', command)
+
+
+def test_an_option_of_the_program_is_not_taken_for_ours(run):
+    script = run(command=('echo', '--json', '-q'), json_events=False)
+    assert script.wait() == 0 and script.stdout == '--json -q\n'
+
+
 def test_a_program_has_the_accounts_own_umask(run):
     own = os.umask(0o027)
     try:
