@@ -371,8 +371,10 @@ class Client:
         return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
     def wake_ups(self):
-        return sum(int(line.split()[1]) for status in Path(f'/proc/{self.process.pid}/task').glob('*/status')
-                   for line in status.read_text().splitlines() if line.startswith('voluntary_ctxt'))
+        """How often each of its threads has waked up so far."""
+        return {status.parent.name: int(line.split()[1])
+                for status in Path(f'/proc/{self.process.pid}/task').glob('*/status')
+                for line in status.read_text().splitlines() if line.startswith('voluntary_ctxt')}
 
     def resident(self):
         pages = int(Path(f'/proc/{self.process.pid}/statm').read_text().split()[1])
@@ -383,7 +385,9 @@ class Client:
         time.sleep(1)       # for what the last measurement left to be done
         cpu, wake_ups = self.cpu(), self.wake_ups()
         time.sleep(seconds)
-        return self.cpu() - cpu, self.wake_ups() - wake_ups
+        now = self.wake_ups()
+        # A thread that has ended meanwhile, or begun, says nothing of idleness.
+        return self.cpu() - cpu, sum(count - wake_ups.get(thread, count) for thread, count in now.items())
 
 
 def measure_client(command, sshd, target, found):
