@@ -4394,7 +4394,7 @@ class Login:
         self._started = time.time()
         self._patience = 40     # times that the end of the program waits for the answer to its callback
         self._held = []         # codex's own lines, shown only when they explain a failure
-        self._found_again = self._by_hand = False
+        self._found_again = self._by_hand = self._held_elsewhere = False
         self._brought = None    # a redirect that a person brought, to be delivered as soon as the address is known
 
     def _tell(self, event, **fields):
@@ -4425,8 +4425,8 @@ class Login:
         except BaseException as error:
             if self._relay:
                 self._relay.close(linger=0)
-            # A wrong redirect, or a port that the app holds that began this login, is no reason to end it.
-            if getattr(error, 'kind', '') not in (('redirect', 'listen') if self._found_again else ()):
+            # A login that was only found is not ended for a wrong redirect, nor while another process holds its port.
+            if not (self._found_again and getattr(error, 'kind', '') == 'redirect' or self._held_elsewhere):
                 self._give_up()
             raise
         finally:
@@ -4626,9 +4626,10 @@ class Login:
         try:
             self._relay.listen()
         except Problem as problem:
+            # The app that began this login may be asleep, and hold the port. It is not to lose its login for that.
+            self._held_elsewhere = self._found_again
             if not self._found_again or self._device.alone:
                 raise
-            # The app that began this login may be asleep, and hold the port. It is not to lose its login for that.
             self._report.note(f'{problem.message}. Paste the address of the failed page here instead.')
             return
         self._report.tell('listening', mode='redirect', bind='localhost', port=found.port)

@@ -410,6 +410,17 @@ def test_a_second_start_beside_a_frozen_one_does_not_end_the_login(run, server, 
     assert signed_in(server) and len(witness.callbacks) == 1
 
 
+def test_a_second_window_that_is_closed_again_leaves_the_login_to_the_first(run, server):
+    first = run()
+    person = opened(first)
+    second = run(json_events=False, terminal=True)
+    second.wait_for_text('Paste the address')
+    second.interrupt()
+    assert second.wait() == 130
+    assert 'Signed in' in person.sign_in().text
+    assert first.wait() == 0 and signed_in(server)
+
+
 def test_the_saved_login_is_private_and_holds_no_secret(run, server):
     script = run()
     person = opened(script)
