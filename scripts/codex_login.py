@@ -1211,8 +1211,24 @@ class Pythonista(Device):
 
     def copy(self, text):
         import clipboard
-        clipboard.set(text)
+        try:
+            self._copy_here(text)
+            # To look is safe where the text is this app's own: for another app's, iOS would ask the person.
+            here = clipboard.get() == text
+        except Exception:       # objc_util ends in whatever the bridge raises
+            here = False
+        if not here:
+            clipboard.set(text)
         return True
+
+    @staticmethod
+    def _copy_here(text):
+        """Copy for this device only: not for the person's others, which share the usual clipboard (UIPasteboard)."""
+        from ctypes import c_void_p
+        from objc_util import ObjCClass, ObjCInstance, c, ns
+        local_only = ObjCInstance(c_void_p.in_dll(c, 'UIPasteboardOptionLocalOnly'))
+        ObjCClass('UIPasteboard').generalPasteboard().setItems_options_(
+            ns([{'public.utf8-plain-text': text}]), ns({local_only: True}))
 
     def paste(self):
         import clipboard
