@@ -31,6 +31,7 @@ import ipaddress
 import json
 import logging
 import os
+import random
 import pathlib
 import secrets
 import shlex
@@ -84,7 +85,8 @@ def fingerprint(key):
 
 def free_port(wanted=0):
     """A port that is free on 127.0.0.1 and, where the machine has it, on ::1; the wanted one if it can be."""
-    for candidate in (wanted, *100 * [0]):
+    # Below what systems hand out by themselves: a port from there may be taken again before it is listened on.
+    for candidate in [wanted] * bool(wanted) + random.sample(range(10000, 32000), 100):
         try:
             with socket.create_server(('127.0.0.1', candidate)) as first:
                 port = first.getsockname()[1]

@@ -144,7 +144,7 @@ class Target:
 
     def _one(self, sock):
         with sock:
-            sock.settimeout(PATIENCE)
+            sock.settimeout(3 * PATIENCE)       # longer than any server here stands still
             try:
                 self.serve(sock)
             except Exception as failure:
