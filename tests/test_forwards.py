@@ -21,8 +21,8 @@ from pathlib import Path
 
 import paramiko
 import pytest
-from bench import Sshd, free_port, until
 from embedded import EmbeddedServer
+from tools.bench import Sshd, free_port, until
 
 HERE = Path(__file__).resolve().parent
 MODULE = Path(os.environ.get('CODEX_LOGIN_MODULE') or HERE.parent / 'scripts' / 'codex_login.py')

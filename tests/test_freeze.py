@@ -18,14 +18,14 @@ import pytest
 
 import embedded
 from harness import Script
-from soak import LOST, Person, Witness
+from tools.soak import LOST, Person, Witness
 
 FROZEN = 4.2
 """Seconds of sleep that no clock check can miss."""
 NAP = 1.0
 """Seconds of sleep that may pass unnoticed, and must do no harm either."""
 
-SOAK = pathlib.Path(__file__).with_name('soak.py')
+SOAK = pathlib.Path(__file__).with_name('tools') / 'soak.py'
 
 
 @pytest.fixture

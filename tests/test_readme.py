@@ -40,13 +40,13 @@ import xml.etree.ElementTree
 
 import chromium
 import pytest
-import record_demo
 import stand_in_codex
 import test_phones
 from conftest import missing_parts
 from embedded import EmbeddedServer, fingerprint, free_port
 from harness import PATIENCE, ROOT, SCRIPT, Browser, Home, Script
 from test_pair_phone import ED25519, pair_phone, parse
+from tools import record_demo
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 RAW_FILE = 'https://raw.githubusercontent.com/YOU/REPOSITORY/main/scripts/codex_login.py'

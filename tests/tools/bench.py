@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Benchmarks, side by side with others, against one and the same sshd on loopback.
 
-    python3 tests/bench.py forwards     -L beside OpenSSH's client, sshtunnel, asyncssh and naive paramiko
-    python3 tests/bench.py login        from start to "address shown" beside ssh
+    python3 tests/tools/bench.py forwards     -L beside OpenSSH's client, sshtunnel, asyncssh and naive paramiko
+    python3 tests/tools/bench.py login        from start to "address shown" beside ssh
 
 A benchmark, not a test: machines differ, so read the columns of one run against each other.
 """
@@ -24,9 +24,11 @@ import time
 import venv
 from pathlib import Path
 
+TESTS = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TESTS))
 import environment as environment_of_tests
 
-SCRIPT = Path(__file__).resolve().parent.parent / 'scripts' / 'codex_login.py'
+SCRIPT = TESTS.parent / 'scripts' / 'codex_login.py'
 CACHE = Path.home() / '.cache/codex-login-tests/bench'
 PATIENCE = 30
 MEBI = 1 << 20

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Many sign-ins on a bad day: python3 tests/soak.py --logins 200 [--seed N] [--jobs N]
+"""Many sign-ins on a bad day: python3 tests/tools/soak.py --logins 200 [--seed N] [--jobs N]
 
 Each runs the script against an embedded server of its own. While the person signs in, the app is frozen, the
 connection cut, the network down or silent: at the moments that matter, such as when the redirect reaches the
@@ -20,6 +20,8 @@ import tempfile
 import threading
 import time
 
+TESTS = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TESTS))
 if __name__ == '__main__':
     import environment
     environment.ensure()

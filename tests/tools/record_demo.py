@@ -1,15 +1,10 @@
 #!/usr/bin/env python3
-"""Records the demo as an animated picture: python3 tests/record_demo.py [FILE]
+"""Records the demo as an animated picture: python3 tests/tools/record_demo.py [FILE]
 
 It runs `python3 tests/demo.py`, notes each line when it comes, and writes .pictures/demo.svg: those lines,
 folded to a phone's width, each at its time. Only the pace differs, since a login takes less time than reading
 about it. Where animation is off, the picture shows the end.
 """
-
-import environment
-
-if __name__ == '__main__':
-    environment.ensure()
 
 import argparse
 import html
@@ -21,7 +16,7 @@ import sys
 import textwrap
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PICTURE = ROOT / '.pictures' / 'demo.svg'
 COMMAND = 'python3 tests/demo.py'
 
