@@ -948,7 +948,7 @@ def write_private(path, text):
             file.flush()
             os.fsync(file.fileno())
         os.replace(path + '.new', path)
-    except OSError:
+    except BaseException:       # a Ctrl-C as well
         remove_file(path + '.new')
         raise
 
@@ -2337,6 +2337,28 @@ def abandon(transport):
     transport.close()
 
 
+def hear(transport, numbers, take):
+    """Have the reader of `transport` call `take(number, Message)` for messages of these numbers, before paramiko looks at them."""
+    of_class = hasattr(type(transport), '_handler_table')      # up to 2.x: a table of functions that want the transport, too
+
+    def entry(number):
+        return (lambda _, message: take(number, message)) if of_class else (lambda message: take(number, message))
+    transport._handler_table = {**transport._handler_table, **{number: entry(number) for number in numbers}}
+
+
+def signature_algorithm(transport, key):
+    """The name under which `key` signs at this server: for RSA one of SHA-2 that it knows (RFC 8332)."""
+    if 'rsa' not in key.get_name():
+        return key.get_name()
+    known = getattr(transport, 'server_extensions', {}).get('server-sig-algs', b'').decode('ascii', 'replace').split(',')
+    return next((name for name in RSA_SIGNATURES if name in known), RSA_SIGNATURES[0])
+
+
+def sign(key, data, algorithm):
+    """The signature of `data`, as bytes or a Message."""
+    return key.sign_ssh_data(data) if _is_old(load_paramiko()) else key.sign_ssh_data(data, algorithm)
+
+
 # ---- requests and configuration ---------------------------------------------------------------------
 
 def exec_with_input(channel, command, data):
@@ -2622,112 +2644,190 @@ class HostKeys:
                           'Make the file writable, or name another with -o UserKnownHostsFile=FILE.') from None
 
 
+class Authentication:
+    """The client's side of user authentication over one Transport, whose host key was checked (RFC 4252, RFC 4256).
+
+    Each method gives (whether the server took it, the methods that it wants next). Only a USERAUTH_FAILURE is a refusal. Raises
+    EOFError where the connection ended, and Problem('connect') where the server says nothing for LIMIT waking seconds.
+    """
+    LIMIT = 120.0           # as sshd's LoginGraceTime; somebody may have to approve it elsewhere
+    MOST_MESSAGES = 100     # of a server that talks on and on
+    SERVICE_REQUEST, SERVICE_ACCEPT, REQUEST, FAILURE, SUCCESS, BANNER, QUESTION, ANSWER = 5, 6, 50, 51, 52, 53, 60, 61
+
+    def __init__(self, transport, user):
+        self._transport, self._user = transport, user
+        self._heard = queue.Queue(self.MOST_MESSAGES)
+        # Where it is full, the exception ends the connection.
+        hear(transport, (self.SERVICE_ACCEPT, self.FAILURE, self.SUCCESS, self.BANNER, self.QUESTION),
+             lambda number, message: self._heard.put_nowait((number, message)))
+        self._send(self.SERVICE_REQUEST, 'ssh-userauth')       # once a connection: some servers refuse a second one
+
+    def none(self):
+        """Ask for nothing but the methods there are; some servers let everybody in by it."""
+        self._request('none')
+        return self._outcome()
+
+    def publickey(self, key):
+        """Sign with `key`, a file's or an agent's."""
+        algorithm, blob = signature_algorithm(self._transport, key), key.asbytes()
+        signed = load_paramiko().Message()
+        signed.add_string(self._transport.session_id)
+        self._fields(signed, self.REQUEST, *self._head('publickey'), True, algorithm, blob)
+        self._request('publickey', True, algorithm, blob, sign(key, signed.asbytes(), algorithm))
+        return self._outcome()
+
+    def password(self, secret):
+        """Raises Problem('auth') where it is right, and has to be changed."""
+        self._request('password', False, secret)
+        return self._outcome(_must_be_changed)
+
+    def interactive(self, answer):
+        """Keyboard-interactive; `answer(name, instruction, [(prompt, echo)])` gives the texts to be sent."""
+        def next_round(message):
+            name, instruction, _ = (_said(message) for _ in range(3))
+            prompts = [(_said(message), message.get_boolean()) for _ in range(min(message.get_int(), self.MOST_MESSAGES))]
+            answers = answer(name, instruction, prompts)
+            self._send(self.ANSWER, len(answers), *answers)
+        self._request('keyboard-interactive', '', '')
+        return self._outcome(next_round)
+
+    def _outcome(self, question=None):
+        for _ in range(self.MOST_MESSAGES):
+            number, message = self._next()
+            if number == self.SUCCESS:
+                self._transport._auth_trigger()
+                return True, ()
+            if number == self.FAILURE:
+                methods, partial = _said(message), message.get_boolean()
+                return partial, tuple(methods.split(','))
+            if number == self.QUESTION and question:
+                question(message)
+        raise Problem('auth', 'The server goes on asking, and lets nobody in.', 'Ask whoever runs the server.')
+
+    def _next(self):
+        for step in awake(self.LIMIT, 0.1):
+            with contextlib.suppress(queue.Empty):
+                return self._heard.get(timeout=step)
+            if not self._transport.is_active() and self._heard.empty():
+                raise EOFError(str(self._transport.get_exception() or ''))
+        raise Problem('connect', f'The server did not answer within {self.LIMIT:g} s whether it lets {self._user} in.', 'Try again.')
+
+    def _head(self, method):
+        return self._user, 'ssh-connection', method
+
+    def _request(self, method, *fields):
+        self._send(self.REQUEST, *self._head(method), *fields)
+
+    def _send(self, number, *fields):
+        message = load_paramiko().Message()
+        self._fields(message, number, *fields)
+        self._transport._send_message(message)
+
+    @staticmethod
+    def _fields(message, number, *fields):
+        message.add_byte(bytes([number]))
+        for field in fields:
+            add = message.add_boolean if isinstance(field, bool) else message.add_int if isinstance(field, int) else message.add_string
+            add(field)
+
+
+def _said(message):
+    return message.get_binary().decode('utf-8', 'replace')
+
+
+def _must_be_changed(message):
+    raise Problem('auth', f'The server wants a new password: {harmless(_said(message))}', 'Sign in once with ssh, and change it there.')
+
+
 class Credentials:
     """How a person proves who they are: agent, keys, password; what worked is kept in memory for the next connection."""
     PASSWORD_TRIES = 3
+    MOST_STEPS = 8          # that a server may take one after the other, and still want more
 
     def __init__(self, settings, device):
         self._settings, self._device = settings, device
         self._server = f'{settings.user}@{known_hosts_name(settings.host, settings.port)}'
         self._steps = []        # (method, secret) of each step that the server accepted, in order
         self._tried = []
+        self._was_let_in = False
 
     def use(self, transport):
-        """Authenticate `transport` (RFC 4252). Raises Problem('auth')."""
-        paramiko = load_paramiko()
+        """Authenticate `transport` (RFC 4252). Raises Problem: 'auth' where the server refused, 'connect' where the connection ended."""
+        server = Authentication(transport, self._settings.user)
         try:
-            if self._steps:
-                self._repeat(transport, paramiko)
-            else:
-                self._begin(transport, paramiko)
-        except (paramiko.SSHException, *LOST) as error:
+            if not self._repeat(server):
+                self._begin(server)
+            self._was_let_in = True
+        except LOST as error:
             broke = (f'{self._settings.alias} ended the connection during authentication '
                      f'({harmless(str(error)) or "no reason given"}).')
-            if self._steps:         # what it accepted once: then it is the connection
+            if self._was_let_in or not self._tried:
                 raise Problem('connect', broke, 'Try again.') from None
             raise self._refused(broke) from None
 
-    def _repeat(self, transport, paramiko):
+    def _repeat(self, server):
+        """Whether what was accepted before is accepted again, as a one-time code is not."""
         for method, secret in self._steps:
-            accepted, methods = self._attempt(transport, paramiko, method, secret)
+            accepted, methods = self._attempt(server, method, secret)
+            if accepted and not methods:
+                return True
+            if not accepted:
+                break
+        self._steps = []
+        return False
+
+    def _begin(self, server):
+        self._tried = []
+        accepted, methods = self._offer_keys(server)
+        if methods is None:
+            accepted, methods = server.none()
+        for _ in range(self.MOST_STEPS):
             if accepted and not methods:
                 return
-        raise self._refused(f'{self._settings.name}: the server no longer accepts what it accepted before.')
-
-    def _begin(self, transport, paramiko):
-        self._tried = []
-        accepted, methods = self._offer_keys(transport, paramiko)
-        if methods is None:
-            methods = self._methods(transport, paramiko)
-        while methods:
-            methods = self._offer_password(transport, paramiko, methods)
+            accepted, methods = self._offer_password(server, methods)
+        raise self._refused(f'{self._settings.name}: the server wants ever more, and lets nobody in.')
 
     def _refused(self, message):
         tried = ', '.join(dict.fromkeys(self._tried))
         hint = f'Tried: {tried}. ' if tried else 'No key was found. '
         return Problem('auth', message, hint + 'Name a key with -i FILE, or check the user name.')
 
-    def _methods(self, transport, paramiko):
-        try:
-            return transport.auth_none(self._settings.user)
-        except paramiko.BadAuthenticationType as refusal:
-            return refusal.allowed_types
+    def _attempt(self, server, method, secret):
+        """(whether the server accepted it, the methods that it wants then)."""
+        if method == 'publickey':
+            return server.publickey(secret)
+        if method == 'password':
+            return server.password(secret)
+        earlier, secret[:] = secret[:], []
+        return server.interactive(lambda name, instruction, prompts: self._answers(secret, earlier, prompts))
 
-    def _attempt(self, transport, paramiko, method, secret):
-        """(whether the server accepted it, the methods that it wants then, None where it did not say)."""
-        user = self._settings.user
-        try:
-            if method == 'publickey':
-                return True, transport.auth_publickey(user, secret)
-            if method == 'password':
-                return True, transport.auth_password(user, secret, fallback=False)
-            return True, self._interactive(transport, secret)
-        except paramiko.BadAuthenticationType as refusal:
-            return False, refusal.allowed_types
-        except paramiko.AuthenticationException:
-            return False, None
+    def _answers(self, given, earlier, prompts):
+        """The answers to one round of questions: as in an earlier connection while the questions are the same, else a person's.
 
-    def _interactive(self, transport, answers):
-        """Keyboard-interactive (RFC 4256), with the questions asked in this thread: paramiko asks in one of its own."""
-        asked, given = queue.Queue(), queue.Queue()
+        `given` gathers the (question, answer) pairs of all rounds.
+        """
+        for prompt, echo in prompts:
+            before = earlier[len(given)] if len(given) < len(earlier) else ('', '')
+            given.append((prompt, before[1] if before[0] == prompt else self._ask(prompt, echo)))
+        return [answer for _, answer in given[len(given) - len(prompts):]]
 
-        def handler(title, text, prompts):
-            asked.put(prompts)
-            return given.get()
-
-        def authenticate():
-            try:
-                asked.put((transport.auth_interactive(self._settings.user, handler), None))
-            except Exception as error:
-                asked.put((None, error))
-        threading.Thread(target=authenticate, daemon=True).start()
-        while True:
-            prompts = asked.get()
-            if isinstance(prompts, tuple):
-                methods, error = prompts
-                if error:
-                    raise error
-                return methods
-            given.put([answers.get(prompt) or self._answer(answers, prompt, echo) for prompt, echo in prompts])
-
-    def _answer(self, answers, prompt, echo):
-        if self._steps and self._steps[-1][1] is answers:
-            raise Problem('auth', f'{self._settings.alias} asks again: {harmless(prompt)}', 'Start again to answer it.')
+    def _ask(self, prompt, echo):
+        if self._settings.batch or self._device.alone:
+            raise self._refused(f'{self._settings.name}: the server asks, and nobody is here to answer: {harmless(prompt)}')
         text = harmless(prompt).strip()
-        answers[prompt] = self._device.ask(text) if echo else self._device.secret(text)
-        return answers[prompt]
+        return self._device.ask(text) if echo else self._device.secret(text)
 
-    def _offer_keys(self, transport, paramiko):
+    def _offer_keys(self, server):
         accepted, methods = False, None
-        for name, load in self._keys(paramiko):
+        for name, load in self._keys(load_paramiko()):
             key = load()
             if key is None:
                 continue
             self._tried.append(name)
-            accepted, methods = self._attempt(transport, paramiko, 'publickey', key)
+            accepted, methods = self._attempt(server, 'publickey', key)
             if accepted:
                 self._steps.append(('publickey', key))
-            if accepted or methods and 'publickey' not in methods:
+            if accepted or 'publickey' not in methods:
                 break
         return accepted, methods
 
@@ -2740,22 +2840,22 @@ class Credentials:
         while not self._device.alone:
             yield self._device.secret(f"{self._settings.name}'s password:")
 
-    def _offer_password(self, transport, paramiko, methods):
-        """The methods that the server still wants after a password that it accepted. Raises Problem('auth')."""
+    def _offer_password(self, server, methods):
+        """(True, the methods that the server still wants) after a password that it accepted. Raises Problem('auth')."""
         method = next((name for name in ('password', 'keyboard-interactive') if name in methods), None)
-        secrets = self._passwords() if method == 'password' else iter(dict, None)
+        secrets = self._passwords() if method == 'password' else iter(list, None)
         if not method or self._settings.batch or self._device.alone and method != 'password':
             secrets = ()
         for secret in itertools.islice(secrets, self.PASSWORD_TRIES):
             self._tried.append('password')
-            accepted, wanted = self._attempt(transport, paramiko, method, secret)
+            accepted, wanted = self._attempt(server, method, secret)
             if accepted:
                 self._steps.append((method, secret))
                 if method == 'password':
                     self._device.keep_secret(self._server, secret)
-                return wanted
+                return True, wanted
         self._steps = []
-        raise self._refused(f'{self._settings.name}: permission denied ({", ".join(methods)}).')
+        raise self._refused(f'{self._settings.name}: permission denied ({harmless(", ".join(methods))}).')
 
     def _keys(self, paramiko):
         """(name, function that loads the key) in ssh's order: the agent's that were named, the files, the agent's others."""
@@ -3064,8 +3164,10 @@ class Link:
             try:
                 # A network that has just come back is found sooner by a new attempt than by an old one's long pauses.
                 transport, _ = self._dial(min(self.settings.connect_timeout, 3 + attempt))
-            except Problem as problem:
-                if problem.kind in ('host-key', 'auth', 'key'):
+            except (Problem, KeyboardInterrupt) as problem:
+                if isinstance(problem, KeyboardInterrupt):      # a person was asked for what works only once
+                    problem = Problem('cancelled', 'Cancelled.', status=CANCELLED)
+                if problem.kind in ('host-key', 'auth', 'key', 'cancelled'):
                     with self._changed:
                         self._problem = problem
                         self._changed.notify_all()

@@ -749,6 +749,43 @@ def test_the_questions_of_keyboard_interactive_are_asked(run, server, home):
     assert '123456' not in script.screen
 
 
+def test_a_connection_lost_while_the_server_looks_at_the_key_again_is_no_refusal(run, server):
+    script = run()
+    address = script.wait_for('sign-in')['url']
+    server.auth_delay = 8
+    server.cut()
+    assert eventually(lambda: server.count['publickey'] == 2)
+    server.auth_delay = 0
+    server.cut()
+    script.wait_for('reconnected')
+    Browser(address).sign_in()
+    assert script.wait() == 0 and 'error' not in names(script)
+
+
+def test_a_code_that_works_once_is_asked_for_again_after_the_connection_was_lost(run, server, home):
+    forget_keys(home)
+    server.password, server.questions = None, (('Password: ', 'open'), ('Code: ', '111'))
+    script = run(json_events=False, terminal=True)
+    script.answer('Password:', 'open')
+    script.answer('Code:', '111')
+    address = script.wait_for_text(r'^(https://\S+)\r?$')[1]
+    server.questions = (('Password: ', 'open'), ('Code: ', '222'))
+    server.cut()
+    script.answer('Password:', 'open')
+    script.answer('Code:', '222')
+    script.wait_for_text('Connected again')
+    Browser(address).sign_in()
+    assert script.wait() == 0
+
+
+def test_a_key_that_the_server_takes_back_ends_the_tunnels(run, server):
+    script = run('-N', '-D', '0')
+    script.wait_for('listening')
+    (server.home / '.ssh' / 'authorized_keys').write_text('')
+    server.cut()
+    assert 'permission denied' in failure(script, kind='auth')['message']
+
+
 def test_an_encrypted_key_asks_for_its_passphrase(run, server, home):
     forget_keys(home)
     server.password = None
