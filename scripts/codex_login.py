@@ -111,7 +111,7 @@ def parse_destination(text):
 CONFIG_KEYS = {key.lower(): key for key in (
     'HostName', 'User', 'Port', 'IdentityFile', 'IdentitiesOnly', 'UserKnownHostsFile', 'StrictHostKeyChecking',
     'BatchMode', 'ConnectTimeout', 'ServerAliveInterval', 'ServerAliveCountMax', 'ProxyJump', 'LocalForward',
-    'RemoteForward', 'DynamicForward', 'ExitOnForwardFailure', 'GatewayPorts', 'ClearAllForwardings')}
+    'RemoteForward', 'DynamicForward', 'ExitOnForwardFailure', 'GatewayPorts', 'ClearAllForwardings', 'HostKeyAlias')}
 # These add up; of the others the first value counts.
 LIST_KEYS = ('identityfile', 'localforward', 'remoteforward')
 
@@ -138,6 +138,7 @@ class Settings(NamedTuple):
     identities_named: bool
     identities_only: bool
     known_hosts_files: tuple
+    known_as: str           # in known_hosts
     strict: str
     batch: bool
     connect_timeout: float
@@ -214,6 +215,7 @@ def make_settings(destination, options, home, ssh_folder, local_user):
         identities_named=bool(named), identities_only=choice('identitiesonly', 'no', **no_yes),
         known_hosts_files=tuple(path(name) for name in words(
             'userknownhostsfile', (os.path.join(ssh_folder, 'known_hosts'), os.path.join(ssh_folder, 'known_hosts2')))),
+        known_as=options['hostkeyalias'].lower() if 'hostkeyalias' in options else known_hosts_name(host, port),
         strict=choice('stricthostkeychecking', 'ask', **{
             'yes': 'yes', 'true': 'yes', 'no': 'accept-new', 'false': 'accept-new', 'off': 'accept-new',
             'accept-new': 'accept-new', 'ask': 'ask'}),
@@ -226,11 +228,11 @@ def make_settings(destination, options, home, ssh_folder, local_user):
 
 
 class KnownKey(NamedTuple):
-    """One key of a known_hosts file: its type, base64 text, the number of its line from 1, and whether it is revoked."""
+    """One key of a known_hosts file: its type, base64 text, where it stands, and its marker ('' or @revoked, say)."""
     type: str
     key: str
-    line: int
-    revoked: bool
+    place: str
+    marker: str
 
 
 def known_hosts_name(host, port):
@@ -238,16 +240,51 @@ def known_hosts_name(host, port):
     return host.lower() if port == 22 else f'[{host.lower()}]:{port}'
 
 
-def known_keys(text, name):
+def known_keys(text, name, path=''):
     """The KnownKeys that the text of a known_hosts file has for `name`; lines that say nothing are passed over."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         fields = line.split()
         marker = fields.pop(0) if fields and fields[0].startswith('@') else ''
-        if len(fields) >= 3 and not fields[0].startswith('#') and marker in ('', '@revoked') \
-                and names_match(fields[0], name):
-            found.append(KnownKey(fields[1], fields[2], number, bool(marker)))
+        if len(fields) >= 3 and not fields[0].startswith('#') and marker in ('', '@revoked', '@cert-authority') \
+                and names_match(fields[0], name) and _is_key(*fields[1:3]):
+            found.append(KnownKey(fields[1], fields[2], f'{path}, line {number}', marker))
     return found
+
+
+def _is_key(type, text):
+    with contextlib.suppress(ValueError):
+        return base64.b64decode(text).startswith(struct.pack('>I', len(type)) + type.encode())
+    return False
+
+
+def fingerprint(blob):
+    """The SHA-256 fingerprint of a public key, as OpenSSH prints it."""
+    return 'SHA256:' + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip('=')
+
+
+def judge_host_key(known, pins, strict, blob):
+    """What to do about the key that a server shows, and the KnownKey that decides it or None. As ssh (check_host_key).
+
+    `known` is what the known_hosts files have for the server; another key there, of whatever type, makes it a changed
+    one. `pins` are the fingerprints of a pairing, which rule over these files; None without a pairing. The verdicts are
+    trusted, add, ask, and the refusals revoked, unpinned, changed, certificate, unknown.
+    """
+    text = base64.b64encode(blob).decode()
+    revoked = [key for key in known if key.marker == '@revoked' and key.key == text]
+    authorities = [key for key in known if key.marker == '@cert-authority']
+    plain = [key for key in known if not key.marker]
+    if revoked:
+        return 'revoked', revoked[0]
+    if pins is not None and fingerprint(blob) not in pins:
+        return 'unpinned', None
+    if any(key.key == text for key in plain) or pins is not None:
+        return 'trusted' if plain else 'add', None      # beside an older key it would be no better than that one
+    if plain:
+        return 'changed', plain[0]
+    if authorities and strict != 'ask':
+        return 'certificate', authorities[0]
+    return {'ask': 'ask', 'accept-new': 'add'}.get(strict, 'unknown'), (authorities or [None])[0]
 
 
 def names_match(patterns, name):
@@ -1834,11 +1871,6 @@ RSA_SIGNATURES = ('rsa-sha2-256', 'rsa-sha2-512')
 OPENSSH_MAGIC = b'openssh-key-v1\0'
 
 
-def fingerprint(blob):
-    """The fingerprint of a public key, given as its raw blob, as ssh prints it."""
-    return 'SHA256:' + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip('=')
-
-
 def key_type(blob):
     """The type a public key's raw blob begins with: `ssh-rsa`, whatever signature it is used for."""
     return SshReader(blob).string().decode('ascii', 'replace')
@@ -2444,6 +2476,10 @@ def read_config(path, folder, depth=0):
     return '\n'.join(text) + '\n'
 
 
+def config_path(device):
+    return os.path.join(device.ssh_folder, 'config')
+
+
 def find_settings(destination, device, overrides=(), config_file=None):
     """The Settings of `destination`: command line first, then -o, then the configuration, first value wins."""
     if config_file:
@@ -2451,7 +2487,7 @@ def find_settings(destination, device, overrides=(), config_file=None):
             raise Problem('config', f'There is no ssh configuration {config_file}.', 'Correct -F, or leave it out.')
         text = '' if config_file == 'none' else read_config(config_file, device.ssh_folder)
     else:
-        text = (read_config(os.path.join(device.ssh_folder, 'config'), device.ssh_folder)
+        text = (read_config(config_path(device), device.ssh_folder)
                 + 'Host *\n' + read_config('/etc/ssh/ssh_config', '/etc/ssh'))
     text = re.sub(r'(?mi)^(\s*)DynamicForward\b', r'\1LocalForward', text)
     options = dict(ssh_config(text).lookup(destination.host)) if text.strip() != 'Host *' else {}
@@ -2535,9 +2571,10 @@ class Dialling:
 
 
 class Pins:
-    """The fingerprints that pairing links gave for servers not yet connected to, by their names in known_hosts."""
+    """The fingerprints that pairing links gave for servers; they rule while the configuration leads there."""
 
     def __init__(self, device):
+        self._device = device
         self._path = os.path.join(device.state_folder, 'pins.json')
 
     def _all(self):
@@ -2551,17 +2588,27 @@ class Pins:
             raise Problem('host-key', f'{self._path} is damaged: it says which host keys to expect.',
                           'Remove it, and add the server again with its pairing link.') from None
 
-    def of(self, name):
-        """The fingerprints that the server's key must be one of; None where no link spoke of it."""
-        return self._all().get(name)
+    def of(self, host, port):
+        """The fingerprints that the server's key must be one of; None where none is paired, or no entry leads there."""
+        name = known_hosts_name(host, port)
+        pins = self._all().get(name)
+        if pins and not self._is_configured(name):
+            self.set(host, port, ())
+            return None
+        return pins
 
-    def set(self, name, fingerprints):
+    def _is_configured(self, name):
+        try:
+            entries = host_entries(read_config(config_path(self._device), self._device.ssh_folder))
+            return any(known_hosts_name(found.host, found.port) == name for found in (
+                find_settings(parse_destination(entry), self._device, [('user', 'whoever')]) for entry in entries))
+        except Problem:
+            return True         # it cannot be told: then a pairing is not given up
+
+    def set(self, host, port, fingerprints):
         import json
-        pins = self._all()
-        pins[name] = list(fingerprints)
-        if not fingerprints:
-            del pins[name]
-        write_private(self._path, json.dumps(pins))
+        pins = {**self._all(), known_hosts_name(host, port): list(fingerprints)}
+        write_private(self._path, json.dumps({name: prints for name, prints in pins.items() if prints}))
 
 
 class HostKeys:
@@ -2570,65 +2617,61 @@ class HostKeys:
 
     def __init__(self, settings, device):
         self._settings, self._device = settings, device
-        self._name = known_hosts_name(settings.host, settings.port)
+        self._trusted = None    # the key that was trusted first; a connection made anew must show the same
 
     def _known(self):
         for path in (*self._settings.known_hosts_files, self.GLOBAL_FILE):
             try:
                 with open(path, encoding='utf-8', errors='replace') as file:
-                    yield from ((path, key) for key in known_keys(file.read(), self._name))
+                    yield from known_keys(file.read(), self._settings.known_as, path)
             except OSError:
                 continue
 
     def types(self):
         """The key types already known for the server, to be asked for first."""
-        return [key.type for _, key in self._known() if not key.revoked]
+        return [key.type for key in self._known() if not key.marker]
 
-    def check(self, kind, blob):
-        """Returns if the server's key (type, RFC 4253 bytes) is to be trusted. Raises Problem('host-key')."""
-        text = base64.b64encode(blob).decode()
-        known = list(self._known())
-        for path, key in known:
-            if key.revoked and key.key == text:
-                raise Problem('host-key', f'The host key of {self._name} is marked as revoked in {path}, line {key.line}.',
-                              'Do not connect. Ask whoever runs the server.')
-        if any(key.key == text for _, key in known):
+    def check(self, blob):
+        """Returns if the server's key (RFC 4253 bytes) is to be trusted. Raises Problem('host-key')."""
+        if blob == self._trusted:
             return
-        for path, key in known:
-            if key.type == kind:
-                raise Problem('host-key', f'The host key of {self._name} has CHANGED: it is now {kind} {fingerprint(blob)}, '
-                              f'but {path}, line {key.line} has another. Somebody may be in between.',
-                              'Ask whoever runs the server. If the change is right, remove that line: '
-                              f"ssh-keygen -R '{self._name}'")
-        self._ask(kind, blob, text)
+        settings, name, shown = self._settings, self._settings.known_as, f'{key_type(blob)} {fingerprint(blob)}'
+        pins = Pins(self._device).of(settings.host, settings.port)
+        strict = 'yes' if settings.strict == 'ask' and (settings.batch or self._device.alone) else settings.strict
+        verdict, key = judge_host_key(list(self._known()), pins, strict, blob)
+        of_name, place = f'The host key of {name}', key and key.place
+        refusals = {
+            'revoked': (f'{of_name} is marked as revoked in {place}.', 'Do not connect. Ask whoever runs the server.'),
+            'unpinned': (f'{of_name} is not the one of its pairing link: {shown}. Somebody may be in between.',
+                         'Ask whoever runs the server, or pair again at the server.'),
+            'changed': (f'The host key of {name} has CHANGED: it is now {shown}, but {place} has another. Somebody may be '
+                        'in between.', 'Ask whoever runs the server. If the change is right, remove that line: '
+                        f"ssh-keygen -R '{name}'"),
+            'certificate': (f'{of_name} is vouched for by a certificate ({place}), which this script cannot check: {shown}',
+                            'If that is its fingerprint, accept it once at a terminal; then it is known without one.'),
+            'unknown': (f'The host key of {name} is not known: {shown}', 'If that is its fingerprint, accept it once at a '
+                        'terminal, or with -o StrictHostKeyChecking=accept-new.')}
+        if verdict in refusals:
+            raise Problem('host-key', *refusals[verdict])
+        if self._trusted:
+            raise Problem('host-key', f'{settings.host} now shows another host key than at the start: {shown}.',
+                          'Start again if that is expected.')
+        if verdict == 'ask':
+            self._ask(shown, key)
+        if verdict != 'trusted':
+            self._add(f'{name} {key_type(blob)} {base64.b64encode(blob).decode()}\n')
+        self._trusted = blob
 
-    def _ask(self, kind, blob, text):
-        print_of_key = f'{kind} {fingerprint(blob)}'
-        others = ', '.join(dict.fromkeys(key.type for _, key in self._known() if not key.revoked))
-        pins = Pins(self._device)
-        pinned = pins.of(self._name)
-        if pinned is not None:
-            if fingerprint(blob) not in pinned:
-                raise Problem('host-key', f'The host key of {self._name} is not the one of its pairing link: {print_of_key}. '
-                              'Somebody may be in between.', 'Ask whoever runs the server, or pair again at the server.')
-            self._add(kind, text)
-            return pins.set(self._name, ())
-        if self._settings.strict == 'accept-new':
-            return self._add(kind, text)
-        if self._settings.strict == 'yes' or self._settings.batch or self._device.alone:
-            raise Problem('host-key', f'The host key of {self._name} is not known: {print_of_key}',
-                          'If that is its fingerprint, accept it once at a terminal, or with '
-                          '-o StrictHostKeyChecking=accept-new.')
+    def _ask(self, shown, authority):
         port = '' if self._settings.port == 22 else f', port {self._settings.port},'
         if not self._device.confirm(
-                f'The server {self._settings.host}{port} is not known yet. Its key is\n{print_of_key}\n'
-                + (f'(Other keys of it are known: {others}.)\n' if others else '')
+                f'The server {harmless(self._settings.host)}{port} is not known yet. Its key is\n{shown}\n'
+                + (f'({authority.place} wants a certificate, which cannot be checked here.)\n' if authority else '')
                 + 'At the server, ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub shows its keys.\nTrust it and go on'):
-            raise Problem('host-key', f'The host key of {self._name} was not accepted.',
+            raise Problem('host-key', f'The host key of {self._settings.known_as} was not accepted.',
                           'Ask whoever runs the server.')
-        self._add(kind, text)
 
-    def _add(self, kind, text):
+    def _add(self, line):
         if not self._settings.known_hosts_files or self._settings.known_hosts_files[0] == '/dev/null':
             return
         path = self._settings.known_hosts_files[0]
@@ -2638,7 +2681,7 @@ class HostKeys:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - 1))
                 start = b'\n' if file.read(1) not in (b'', b'\n') else b''
-                file.write(start + f'{self._name} {kind} {text}\n'.encode())
+                file.write(start + line.encode())
         except OSError as error:
             raise Problem('host-key', f'The host key cannot be saved in {path}: {error.strerror}.',
                           'Make the file writable, or name another with -o UserKnownHostsFile=FILE.') from None
@@ -2915,7 +2958,6 @@ class Hop:
         self._settings = settings
         self._credentials = Credentials(settings, device)
         self._host_keys = HostKeys(settings, device)
-        self._pinned = None     # the key that was trusted first; a connection made anew must show the same
 
     def connect(self, through=None, limit=None):
         """(an authenticated Transport, the host key's bytes), by TCP or `through` another Transport. Raises Problem.
@@ -2936,7 +2978,7 @@ class Hop:
             prefer_host_key_types(transport, self._host_keys.types())
             self._shake_hands(transport)
             blob = transport.get_remote_server_key().asbytes()
-            self._check(blob)
+            self._host_keys.check(blob)
             self._credentials.use(transport)
             long_poll(transport)
             return transport, blob
@@ -2966,15 +3008,6 @@ class Hop:
         except Problem as problem:
             where = f'{self._settings.host} port {self._settings.port}'
             raise Problem(problem.kind, f'{where}: {problem.message}', problem.hint) from None
-
-    def _check(self, blob):
-        if blob == self._pinned:
-            return
-        self._host_keys.check(key_type(blob), blob)
-        if self._pinned:
-            raise Problem('host-key', f'{self._settings.host} now shows another host key than at the start: '
-                          f'{key_type(blob)} {fingerprint(blob)}.', 'Start again if that is expected.')
-        self._pinned = blob
 
 
 class Link:
@@ -4998,10 +5031,6 @@ def qr_code(text):
 # == 10. Setting up ====================================================================================================
 # Servers and keys of this device: what is written into its ssh folder, and only after a person said yes.
 
-def config_path(device):
-    return os.path.join(device.ssh_folder, 'config')
-
-
 def add_server(pairing, device):
     """Write a server into the ssh configuration, in place of an entry of that name only."""
     path = config_path(device)
@@ -5010,8 +5039,11 @@ def add_server(pairing, device):
         if os.path.exists(path):
             with open(path, encoding='utf-8', newline='') as file:
                 text = file.read()
+        pins = Pins(device)
         if pairing.fingerprints:
-            Pins(device).set(known_hosts_name(pairing.host, pairing.port), pairing.fingerprints)
+            pins.set(pairing.host, pairing.port, pairing.fingerprints)
+        else:
+            pins.of(pairing.host, pairing.port)         # those of an entry that is gone do not come back with a new one
         write_private(path, config_with_host(text, pairing))
     except (OSError, UnicodeDecodeError) as error:
         raise Problem('config', f'{path} cannot be changed: {getattr(error, "strerror", error)}.',

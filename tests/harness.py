@@ -103,7 +103,8 @@ class Home:
 
     def leftovers(self):
         """Temporary files and saved logins that the script left here."""
-        left = [*self.tmp.rglob('*'), *self.folder.glob('.local/state/**/*.*')]
+        kept = {self.folder / '.local/state/codex-login/pins.json'}
+        left = [*self.tmp.rglob('*'), *({*self.folder.glob('.local/state/**/*.*')} - kept)]
         return [f'file {path.relative_to(self.folder)}' for path in sorted(left)]
 
     def environment(self):

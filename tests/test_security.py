@@ -3,10 +3,218 @@
 The server here is the embedded one; what it says and does is what a hostile one would.
 """
 
+import shutil
+import subprocess
+
+import embedded
+import pytest
+from harness import PATIENCE
+from test_login import codex_login, failure
+
 # --- Who asked ----------------------------------------------------------------------------------------------
 
 
 # --- Which server -------------------------------------------------------------------------------------------
+
+def line_of(server, kind, *, seed=None, marker='', name=None):
+    """One line of known_hosts for the server."""
+    key = embedded.host_key(kind, seed or server.seed)
+    return f'{marker}{name or f"[127.0.0.1]:{server.port}"} {key.get_name()} {key.get_base64()}\n'
+
+
+@pytest.mark.parametrize('strict', ['accept-new', 'no', 'ask', 'yes'])
+def test_a_server_that_shows_a_key_of_another_type_alone_is_a_changed_server(run, server, home, strict):
+    known = line_of(server, 'ed25519')
+    home.known_hosts.write_text(known)
+    server.host_keys = ('ecdsa',)
+    error = failure(run('-o', f'StrictHostKeyChecking={strict}', command=('true',)), kind='host-key')
+    assert 'CHANGED' in error['message'] and f'{home.known_hosts}, line 1' in error['message']
+    assert home.known_hosts.read_text() == known
+    assert server.count['publickey'] == server.count['password'] == 0
+
+
+def test_a_person_is_not_asked_about_a_key_of_another_type(run, server, home):
+    home.known_hosts.write_text(line_of(server, 'ed25519'))
+    server.host_keys = ('ecdsa',)
+    script = run(json_events=False, terminal=True, command=('true',))
+    assert script.wait() == 255
+    assert 'CHANGED' in script.screen and 'yes/no' not in script.screen
+
+
+def test_a_false_server_with_another_type_first_and_a_false_key_of_the_known_type_is_refused(run, server, home):
+    home.known_hosts.write_text(line_of(server, 'ed25519'))
+    server.host_keys, server.seed = ('ecdsa', 'ed25519'), 2
+    error = failure(run('-o', 'StrictHostKeyChecking=accept-new', command=('true',)), kind='host-key')
+    assert 'CHANGED' in error['message']
+
+
+def tunnel(run, server):
+    """A connection that stays, made with a server whose key is new."""
+    script = run('-N', '-o', 'StrictHostKeyChecking=accept-new', '-o', 'ServerAliveInterval=1')
+    script.wait_for('connected')
+    return script
+
+
+def test_nothing_is_written_for_a_key_that_is_refused_after_a_reconnect(run, server, home):
+    home.known_hosts.write_text('')
+    script = tunnel(run, server)
+    known = home.known_hosts.read_text()
+    assert known == line_of(server, 'ed25519')
+    server.host_keys = ('ecdsa',)
+    server.cut()
+    assert 'CHANGED' in failure(script, kind='host-key')['message']
+    assert home.known_hosts.read_text() == known
+
+
+def test_a_reconnect_does_not_start_to_trust_where_known_hosts_was_emptied_meanwhile(run, server, home):
+    home.known_hosts.write_text('')
+    script = tunnel(run, server)
+    home.known_hosts.write_text('')
+    server.seed = 2
+    server.cut()
+    assert 'another host key than at the start' in failure(script, kind='host-key')['message']
+    assert home.known_hosts.read_text() == ''
+
+
+def test_a_key_that_is_revoked_under_a_pattern_is_refused_though_it_is_new(run, server, home):
+    home.known_hosts.write_text(line_of(server, 'ed25519', marker='@revoked ', name='*'))
+    error = failure(run('-o', 'StrictHostKeyChecking=accept-new', command=('true',)), kind='host-key')
+    assert 'revoked' in error['message'] and f'{home.known_hosts}, line 1' in error['message']
+
+
+def test_a_server_known_by_a_certificate_only_is_not_taken_on_trust(run, server, home):
+    home.known_hosts.write_text(line_of(server, 'rsa', marker='@cert-authority ', name='*'))
+    known = home.known_hosts.read_text()
+    error = failure(run('-o', 'StrictHostKeyChecking=accept-new', command=('true',)), kind='host-key')
+    assert 'certificate' in error['message'] and f'{home.known_hosts}, line 1' in error['message']
+    assert error['hint'] and home.known_hosts.read_text() == known
+
+    script = run(json_events=False, terminal=True, command=('true',))
+    script.wait_for_text('certificate')
+    script.answer('yes/no', 'yes')
+    assert script.wait() == 0
+    assert home.known_hosts.read_text() == known + line_of(server, 'ed25519')
+
+
+def test_hostkeyalias_names_the_server_in_known_hosts_as_with_ssh(run, server, home):
+    home.known_hosts.write_text(line_of(server, 'ed25519', name='cluster'))
+    aliased = ('-o', 'HostKeyAlias=Cluster', '-o', 'StrictHostKeyChecking=accept-new')
+    assert run(*aliased, command=('true',)).wait() == 0
+    assert home.known_hosts.read_text() == line_of(server, 'ed25519', name='cluster')
+    server.seed = 2
+    error = failure(run(*aliased, command=('true',)), kind='host-key')
+    assert 'CHANGED' in error['message'] and "ssh-keygen -R 'cluster'" in error['hint']
+    home.known_hosts.write_text('')
+    assert run(*aliased, command=('true',)).wait() == 0
+    assert home.known_hosts.read_text() == line_of(server, 'ed25519', name='cluster')
+
+
+# What known_hosts has (kind, seed, marker), and the kinds of key that the server shows.
+KNOWN_AND_SHOWN = {
+    'the same': ([('ed25519', 1, '')], ('ed25519', 'ecdsa')),
+    'the second of two': ([('rsa', 1, ''), ('ecdsa', 1, '')], ('ed25519', 'ecdsa')),
+    'another of its type': ([('ed25519', 2, '')], ('ed25519',)),
+    'another type': ([('ed25519', 1, '')], ('ecdsa',)),
+    'another type, the other way round': ([('ecdsa', 1, '')], ('ed25519',)),
+    'nothing': ([], ('ed25519',)),
+    'revoked only': ([('ed25519', 1, '@revoked ')], ('ed25519',)),
+    'known and revoked': ([('ed25519', 1, ''), ('ed25519', 1, '@revoked ')], ('ed25519',)),
+    'another one revoked': ([('ed25519', 2, '@revoked ')], ('ed25519',)),
+    'another type revoked, and this one known': ([('ecdsa', 1, '@revoked '), ('ed25519', 1, '')], ('ed25519',)),
+    'a certificate authority beside a key': ([('rsa', 1, '@cert-authority '), ('ed25519', 1, '')], ('ed25519',)),
+    'a certificate authority beside another key': ([('rsa', 1, '@cert-authority '), ('ecdsa', 1, '')], ('ed25519',)),
+}
+SAYS = {        # by ssh, and by the judge
+    'IDENTIFICATION HAS CHANGED': 'changed', 'REVOKED HOST KEY DETECTED': 'revoked', 'Permission denied': 'trusted',
+    'Host key verification failed': 'unknown',
+}
+
+
+@pytest.mark.skipif(not shutil.which('ssh'), reason='no ssh: apt-get install openssh-client')
+@pytest.mark.parametrize('case', KNOWN_AND_SHOWN)
+def test_a_host_key_is_judged_as_ssh_judges_it(server, home, case):
+    known, server.host_keys = KNOWN_AND_SHOWN[case]
+    lines = ''.join(line_of(server, kind, seed=seed, marker=marker) for kind, seed, marker in known)
+    home.known_hosts.write_text(lines)
+    for strict in ('yes', 'accept-new'):
+        said = subprocess.run(
+            ['ssh', '-F', 'none', '-p', str(server.port), '-o', 'BatchMode=yes', '-o', f'StrictHostKeyChecking={strict}',
+             '-o', f'UserKnownHostsFile={home.known_hosts}', '-o', 'GlobalKnownHostsFile=none', '-o', 'IdentityFile=none',
+             '-o', 'IdentityAgent=none', '-o', 'HashKnownHosts=no', f'{server.user}@127.0.0.1', 'true'],
+            capture_output=True, text=True, timeout=PATIENCE).stderr
+        judged = {codex_login.judge_host_key(codex_login.known_keys(lines, f'[127.0.0.1]:{server.port}'), None, strict,
+                                             embedded.host_key(kind, server.seed).asbytes())[0]
+                  for kind in (server.host_keys if len(server.host_keys) == 1 else [known[-1][0]])}
+        by_ssh = next(verdict for words, verdict in SAYS.items() if words in said)
+        added = home.known_hosts.read_text() != lines
+        home.known_hosts.write_text(lines)
+        assert judged == {'add' if added else by_ssh}, said
+
+
+def paired(home, server, **other):
+    """Pair with the server, as the yes to its pairing link does; under the name `work`."""
+    device = codex_login.Device(alone=True)
+    device.home, device.ssh_folder = str(home.folder), str(home.ssh)
+    device.state_folder = str(home.folder / '.local' / 'state' / 'codex-login')
+    prints = tuple(embedded.fingerprint(key) for key in server.keys())
+    codex_login.add_server(codex_login.Pairing(**{
+        'name': 'work', 'host': server.address, 'port': server.port, 'user': server.user, 'fingerprints': prints, **other}), device)
+
+
+def test_the_fingerprints_of_a_pairing_rule_over_an_older_known_key(run, server, home):
+    server.seed = 2
+    home.known_hosts.write_text(line_of(server, 'ed25519', seed=1))
+    paired(home, server)
+    # Where the paired server answers, the older line is no hindrance; it is not made right by adding to it, either.
+    assert run(to='work', command=('true',)).wait() == 0
+    assert home.known_hosts.read_text() == line_of(server, 'ed25519', seed=1)
+    server.seed = 1
+    error = failure(run(to='work', command=('true',)), kind='host-key')
+    assert 'is not the one of its pairing link' in error['message'] and 'pair again' in error['hint']
+    # Not by another spelling of the way to it, either.
+    error = failure(run(command=('true',)), kind='host-key')
+    assert 'is not the one of its pairing link' in error['message']
+    assert server.count['password'] == 0
+
+
+@pytest.mark.parametrize('strict', ['accept-new', 'yes'])
+def test_the_fingerprints_of_a_pairing_stay_after_the_first_connection(run, server, home, strict):
+    home.known_hosts.write_text('')
+    paired(home, server)
+    options = ('-o', f'StrictHostKeyChecking={strict}')
+    assert run(*options, to='work', command=('true',)).wait() == 0
+    assert home.known_hosts.read_text() == line_of(server, 'ed25519')
+    server.seed = 2
+    home.known_hosts.write_text(line_of(server, 'ed25519'))     # somebody put it there, or took the old one away
+    for known in (home.known_hosts.read_text(), ''):
+        home.known_hosts.write_text(known)
+        error = failure(run(*options, to='work', command=('true',)), kind='host-key')
+        assert 'is not the one of its pairing link' in error['message']
+        assert home.known_hosts.read_text() == known
+
+
+def test_pairing_again_and_removing_the_server_are_what_ends_a_pairing(run, server, home):
+    home.known_hosts.write_text('')
+    paired(home, server)
+    assert run(to='work', command=('true',)).wait() == 0
+    server.seed = 2
+    home.known_hosts.write_text('')
+    paired(home, server)
+    assert run(to='work', command=('true',)).wait() == 0
+    # The configuration no longer has it: then known_hosts alone counts. It does not come back with an entry made by hand.
+    server.seed = 3
+    home.known_hosts.write_text(line_of(server, 'ed25519'))
+    home.config.unlink()
+    paired(home, server, fingerprints=())
+    assert run(to='work', command=('true',)).wait() == 0
+
+
+def test_the_pairing_of_another_server_is_not_touched(run, server, home):
+    home.known_hosts.write_text('')
+    paired(home, server)
+    paired(home, server, name='other', host='192.0.2.1', fingerprints=())
+    server.seed = 2
+    assert 'pairing link' in failure(run(to='work', command=('true',)), kind='host-key')['message']
 
 
 # --- What comes back ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import importlib
 import random
 import re
 import shlex
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -217,16 +218,67 @@ def test_names_match_as_in_sshd_8(patterns, name, matches):
     assert script.names_match(patterns, name) is matches
 
 
-def test_keys_come_with_type_line_and_whether_they_are_revoked():
+def key_text(type, number=0):
+    """The base64 text of a key of that type."""
+    return base64.b64encode(struct.pack('>I', len(type)) + type.encode() + bytes([number] * 32)).decode()
+
+
+ED25519, ECDSA, RSA = (key_text(type) for type in ('ssh-ed25519', 'ecdsa-sha2-nistp256', 'ssh-rsa'))
+
+
+def test_keys_come_with_type_place_and_marker():
     text = '\n'.join([
-        '# server ssh-ed25519 AAAAcomment', '', '   ', 'server', 'server ssh-ed25519',
-        'server ssh-ed25519 AAAAone a comment of several words', f'{hashed("server")} ssh-rsa AAAAtwo',
-        '@revoked * ssh-ed25519 AAAAthree', '@cert-authority * ssh-rsa AAAAfour',
-        '@unheard-of * ssh-rsa AAAAfive', 'other ssh-rsa AAAAsix',
-        '\tserver\tecdsa-sha2-nistp256\tAAAAseven\r'])
-    assert script.known_keys(text, 'server') == [
-        ('ssh-ed25519', 'AAAAone', 6, False), ('ssh-rsa', 'AAAAtwo', 7, False),
-        ('ssh-ed25519', 'AAAAthree', 8, True), ('ecdsa-sha2-nistp256', 'AAAAseven', 12, False)]
+        f'# server ssh-ed25519 {ED25519}', '', '   ', 'server', 'server ssh-ed25519',
+        f'server ssh-ed25519 {ED25519} a comment of several words', f'{hashed("server")} ssh-rsa {RSA}',
+        f'@revoked * ssh-ed25519 {ED25519}', f'@cert-authority * ssh-rsa {RSA}',
+        f'@unheard-of * ssh-rsa {RSA}', f'other ssh-rsa {RSA}', f'\tserver\tecdsa-sha2-nistp256\t{ECDSA}\r',
+        # No keys, to ssh either: cut short, or of another type than the line says.
+        'server ssh-ed25519 AAAAC3Nza', 'server ssh-ed25519 AAAA', f'server ssh-rsa {ED25519}', 'server ssh-rsa äöü'])
+    assert script.known_keys(text, 'server', '/f') == [
+        ('ssh-ed25519', ED25519, '/f, line 6', ''), ('ssh-rsa', RSA, '/f, line 7', ''),
+        ('ssh-ed25519', ED25519, '/f, line 8', '@revoked'), ('ssh-rsa', RSA, '/f, line 9', '@cert-authority'),
+        ('ecdsa-sha2-nistp256', ECDSA, '/f, line 12', '')]
+
+
+SAME, OTHER, OTHER_TYPE = (f'server {type} {key}' for type, key in (
+    ('ssh-ed25519', ED25519), ('ssh-ed25519', key_text('ssh-ed25519', 1)), ('ecdsa-sha2-nistp256', ECDSA)))
+PINNED, NO_PIN = [script.fingerprint(base64.b64decode(ED25519))], ['SHA256:of+another']
+
+
+@pytest.mark.parametrize('lines, pins, verdicts, line', [
+    # What the files have, a pairing's fingerprints, the verdicts where StrictHostKeyChecking is ask, accept-new and
+    # yes (one: whatever it is), and the line that decides.
+    ([], None, 'ask add unknown', None),
+    ([SAME], None, 'trusted', None),
+    ([OTHER_TYPE, SAME], None, 'trusted', None),
+    ([OTHER], None, 'changed', 1),
+    ([OTHER_TYPE], None, 'changed', 1),
+    ([f'@revoked {OTHER_TYPE}', OTHER_TYPE], None, 'changed', 2),
+    ([SAME, f'@revoked {SAME}'], None, 'revoked', 2),
+    ([f'@revoked {SAME}'], None, 'revoked', 1),
+    ([f'@revoked {OTHER}'], None, 'ask add unknown', None),
+    ([f'@cert-authority {OTHER}'], None, 'ask certificate certificate', 1),
+    ([f'@cert-authority {SAME}'], None, 'ask certificate certificate', 1),
+    ([f'@cert-authority {OTHER}', SAME], None, 'trusted', None),
+    ([f'@cert-authority {OTHER}', OTHER_TYPE], None, 'changed', 2),
+    ([], PINNED, 'add', None),
+    ([SAME], PINNED, 'trusted', None),
+    ([OTHER], PINNED, 'trusted', None),
+    ([OTHER_TYPE], PINNED, 'trusted', None),
+    ([f'@cert-authority {OTHER}'], PINNED, 'add', None),
+    ([f'@revoked {SAME}'], PINNED, 'revoked', 1),
+    ([], NO_PIN, 'unpinned', None),
+    ([SAME], NO_PIN, 'unpinned', None),
+    ([OTHER_TYPE], NO_PIN, 'unpinned', None),
+    ([], [], 'unpinned', None),
+])
+def test_a_host_key_is_judged_by_all_that_is_known_of_the_server(lines, pins, verdicts, line):
+    known = script.known_keys('\n'.join(lines), 'server', '/f')
+    judged = [script.judge_host_key(known, pins, strict, base64.b64decode(ED25519))
+              for strict in ('ask', 'accept-new', 'yes')]
+    assert [verdict for verdict, _ in judged] == (verdicts.split() * 3 if ' ' not in verdicts else verdicts.split())
+    deciding = {key.place for verdict, key in judged if key}
+    assert deciding == ({f'/f, line {line}'} if line else set())
 
 
 # --- The transcript -----------------------------------------------------------------------------------------
