@@ -20,6 +20,8 @@ import os
 import re
 import shlex
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -90,17 +92,17 @@ def install_codex() -> None:
 def missing_parts(shell: str = 'bash') -> list[tuple[str, str]]:
     """What the real tests need and this machine lacks, each with the way to get it."""
     wanted = [
-        ('sshd', _tool('sshd'), 'apt-get install openssh-server'),
-        ('ssh', _tool('ssh'), 'apt-get install openssh-client'),
-        ('unshare and nsenter', _tool('unshare') and _tool('nsenter'), 'apt-get install util-linux'),
-        ('ip', _tool('ip'), 'apt-get install iproute2'),
+        ('sshd', tool('sshd'), 'apt-get install openssh-server'),
+        ('ssh', tool('ssh'), 'apt-get install openssh-client'),
+        ('unshare and nsenter', tool('unshare') and tool('nsenter'), 'apt-get install util-linux'),
+        ('ip', tool('ip'), 'apt-get install iproute2'),
         ('codex', find_codex() and shutil.which('node'),
          f'npm install -g {CODEX_PACKAGE}, or set CODEX_LOGIN_REAL_CODEX to its path'),
         ('chromium', chromium.find_chromium(), 'apt-get install chromium'),
-        (shell, _tool(SHELLS[shell]), f'apt-get install {SHELLS[shell]}'),
+        (shell, tool(SHELLS[shell]), f'apt-get install {SHELLS[shell]}'),
     ]
     missing = [(part, way) for part, found, way in wanted if not found]
-    if not missing and (reason := _namespaces_refused()):
+    if not missing and (reason := namespaces_refused()):
         missing.append(('network namespaces', f'run as root, or allow user namespaces ({reason})'))
     return missing
 
@@ -114,12 +116,12 @@ def openssh_10_options() -> dict[str, str]:
     return {'KexAlgorithms': ','.join(name for name in exchanges if name in known)}
 
 
-def _tool(name: str) -> str | None:
+def tool(name: str) -> str | None:
     return shutil.which(name, path=os.environ.get('PATH', '') + ':/usr/sbin:/sbin')
 
 
 @functools.cache
-def _namespaces_refused() -> str | None:
+def namespaces_refused() -> str | None:
     script = """
         ip link add name net0 type veth peer name net1
         ip addr add fd66::1/64 dev net0 nodad
@@ -127,14 +129,14 @@ def _namespaces_refused() -> str | None:
         mount -t tmpfs none /run
     """
     try:
-        answer = subprocess.run(['unshare', *_user_namespace(), '-nmpf', '--mount-proc', 'sh', '-ec', script],
+        answer = subprocess.run(['unshare', *user_namespace(), '-nmpf', '--mount-proc', 'sh', '-ec', script],
                                 capture_output=True, text=True, timeout=PATIENCE, env=_tool_environment())
     except subprocess.TimeoutExpired:
         return 'unshare hangs'
     return None if answer.returncode == 0 else answer.stderr.strip() or 'unshare fails'
 
 
-def _user_namespace() -> list[str]:
+def user_namespace() -> list[str]:
     return [] if os.geteuid() == 0 else ['-Ur']
 
 
@@ -146,10 +148,10 @@ def _tool_environment() -> dict[str, str]:
 # Namespaces
 # ---------------------------------------------------------------------------------------------------------
 
-class _Room:
+class Room:
     """One set of namespaces, held open by a process that ends when this one does."""
 
-    def __init__(self, flags: list[str], within: _Room | None = None):
+    def __init__(self, flags: list[str], within: Room | None = None):
         # The holder takes no notice of children that end, so orphans of the server's pid namespace
         # leave no zombies; it tells its pid as the machine sees it, and waits for its stdin to end.
         holder = "trap '' CHLD; read pid rest </proc/self/stat; echo $pid; exec cat >/dev/null"
@@ -317,7 +319,7 @@ class Lab:
                  pem: bool = False) -> Path:
         """A new key pair on the phone, its public half in authorized_keys; the path of the private half."""
         path = Path(tempfile.mkdtemp(prefix=f'{kind}-', dir=self.phone_home / '.ssh')) / f'id_{kind}'
-        _make_key(path, kind, passphrase, ['-m', 'PEM'] if pem else [])
+        make_key(path, kind, passphrase, ['-m', 'PEM'] if pem else [])
         if authorized:
             with open(self.home / '.ssh/authorized_keys', 'a') as file:
                 file.write(path.with_suffix('.pub').read_text())
@@ -393,13 +395,7 @@ class Lab:
     def listeners(self, where: str) -> list[int]:
         """The TCP ports listened on at the "phone" or the "server", loopback or not, IPv4 and IPv6."""
         room = {'phone': self._phone, 'server': self._server}[where]
-        ports = set()
-        for table in ('tcp', 'tcp6'):
-            for line in Path(f'/proc/{room.pid}/net/{table}').read_text().splitlines()[1:]:
-                local, state = line.split()[1], line.split()[3]
-                if state == '0A':
-                    ports.add(int(local.rsplit(':', 1)[1], 16))
-        return sorted(ports)
+        return sorted({port for _, port in listening_sockets(f'/proc/{room.pid}/net')})
 
     @property
     def server_tmp(self) -> Path:
@@ -448,7 +444,7 @@ class Lab:
             return
         with open(self._files / 'sshd.log', 'ab') as log:
             self._sshd = subprocess.Popen(
-                [*self._as_sshd, _tool('sshd'), '-D', '-e', '-f', '/run/lab/sshd_config'],
+                [*self._as_sshd, tool('sshd'), '-D', '-e', '-f', '/run/lab/sshd_config'],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_tool_environment())
         deadline = time.monotonic() + PATIENCE
         while self.port not in self.listeners('server'):
@@ -507,7 +503,7 @@ class Lab:
         self.start_sshd()
 
     def _make_namespaces(self) -> None:
-        self._internet = self._room([*_user_namespace(), '-n'])
+        self._internet = self._room([*user_namespace(), '-n'])
         self._phone = self._room(['-n', '-m'], self._internet)
         self._cleanup.callback(self._end_phone_programs)
         self._sshd = None
@@ -524,13 +520,13 @@ class Lab:
         self._phone.run(PHONE_NETWORK, etc=str(self._files / 'etc'))
         self._server.run(SERVER_NETWORK)
 
-    def _room(self, flags: list[str], within: _Room | None = None) -> _Room:
-        room = _Room(flags, within)
+    def _room(self, flags: list[str], within: Room | None = None) -> Room:
+        room = Room(flags, within)
         self._cleanup.callback(room.close)
         return room
 
     def _write_server_files(self) -> None:
-        shell = f'{SERVER_BIN}/ash' if self.shell == 'ash' else _tool(SHELLS[self.shell])
+        shell = f'{SERVER_BIN}/ash' if self.shell == 'ash' else tool(SHELLS[self.shell])
         password = '*' if self._password is None else _password_hash(self._password)
         etc = self._files / 'etc'
         _write(etc / 'passwd', 'root:x:0:0::/root:/bin/sh\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n'
@@ -539,7 +535,7 @@ class Lab:
         _write(etc / 'shadow', f'root:*:19000:0:99999:7:::\n{USER}:{password}:19000:0:99999:7:::\n', 0o600)
         _write(etc / 'nsswitch.conf', 'passwd: files\ngroup: files\nshadow: files\nhosts: files\n', 0o644)
         for kind in self._host_keys:
-            _make_key(self._files / f'ssh/host_{kind}', kind)
+            make_key(self._files / f'ssh/host_{kind}', kind)
         _write(self._files / 'ssh/sshd_config', self._sshd_config(), 0o600)
         # The account reads its authority's certificate here; the host keys beside it are root's alone.
         (self._files / 'ssh').chmod(0o755)
@@ -577,7 +573,7 @@ class Lab:
         self._server.run(SERVER_DISK, files=str(self._files), tmp_size=self._tmp_size,
                          codex_tree=tree, codex_program=program,
                          node=os.path.realpath(shutil.which('node') or '/dev/null'),
-                         busybox=_tool('busybox') or '/bin/false')
+                         busybox=tool('busybox') or '/bin/false')
         enter = self._server.enter()
         as_id = [f'--map-user={ACCOUNT_ID}', f'--map-group={ACCOUNT_ID}']
         if os.geteuid() == 0:
@@ -670,12 +666,31 @@ class Lab:
 # Small things
 # ---------------------------------------------------------------------------------------------------------
 
+def listening_sockets(net: str) -> set[tuple[str, int]]:
+    """Address and port of what listens in a network, by its folder in /proc."""
+    return {(address, port) for address, port, _ in listening_sockets_with_inodes(net)}
+
+
+def listening_sockets_with_inodes(net: str) -> list[tuple[str, int, int]]:
+    """The same with the socket's number, by which its process can be found."""
+    found = []
+    for table, family in (('tcp', socket.AF_INET), ('tcp6', socket.AF_INET6)):
+        for line in Path(f'{net}/{table}').read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == '0A':
+                address, port = words[1].split(':')
+                # Each group of four bytes stands there as this machine holds a number.
+                packed = b''.join(struct.pack('=I', int(address[at:at + 8], 16)) for at in range(0, len(address), 8))
+                found.append((socket.inet_ntop(family, packed), int(port, 16), int(words[9])))
+    return found
+
+
 def _write(path: Path, text: str, mode: int) -> None:
     path.write_text(text)
     path.chmod(mode)
 
 
-def _make_key(path: Path, kind: str, passphrase: str = '', options: Sequence[str] = ()) -> None:
+def make_key(path: Path, kind: str, passphrase: str = '', options: Sequence[str] = ()) -> None:
     size = ['-b', '2048'] if kind == 'rsa' else []
     subprocess.run(['ssh-keygen', '-q', '-t', kind, *size, '-N', passphrase, '-C', 'lab', '-f', str(path),
                     *options], check=True, stdin=subprocess.DEVNULL)

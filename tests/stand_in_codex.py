@@ -6,9 +6,9 @@
 What the real ones do was tried out, traps included: a login first removes the old auth.json; a bare /success
 ends it with 0 and nobody signed in; a callback delivered twice ruins it.
 
-It never leaves the machine. It listens on a port of the system's choice, announces another in its address,
-and notes `HOST ANNOUNCED REAL` in the file $STAND_IN_MAP, so that phone and server can share one loopback.
-The environment sets the scene:
+It never leaves the machine. Where $STAND_IN_MAP names a file, it listens on a port of the system's choice, announces
+another in its address, and notes `HOST ANNOUNCED REAL` there, so that phone and server can share one loopback; else it
+listens where it says. The environment sets the scene:
 
     STAND_IN_PORT      the port to announce instead of its own fixed one; two above where that one stays busy
     STAND_IN_BIND      127.0.0.1 (or ::1)
@@ -210,10 +210,13 @@ class Login(http.server.ThreadingHTTPServer):
         self.cli = CLIS[name]
         self.codex = name == 'codex'
         self.address_family = socket.AF_INET6 if ':' in BIND else socket.AF_INET
-        super().__init__((BIND, 0), Request)
         fixed = self.cli.port and int(SCENE.get('port', self.cli.port))
-        self.port = choose_port(fixed) if fixed else random_port()
-        announce(self.port, self.server_address[1])
+        super().__init__((BIND, 0 if 'map' in SCENE or not fixed else fixed), Request)
+        if 'map' in SCENE:
+            self.port = choose_port(fixed) if fixed else random_port()
+            announce(self.port, self.server_address[1])
+        else:
+            self.port = self.server_address[1]
         self.state = secrets.token_urlsafe(32)
         self.home_path = '/' + secrets.token_hex(16)
         self.one_at_a_time = threading.Lock()
