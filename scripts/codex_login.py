@@ -2790,6 +2790,7 @@ class Credentials:
     def __init__(self, settings, device):
         self._settings, self._device = settings, device
         self._server = f'{settings.user}@{known_hosts_name(settings.host, settings.port)}'
+        self._whom = harmless(self._server)     # who gets what is typed: not the alias, which anybody can give to any host
         self._steps = []        # (method, secret) of each step that the server accepted, in order
         self._tried = []
         self._was_let_in = False
@@ -2842,22 +2843,31 @@ class Credentials:
         if method == 'password':
             return server.password(secret)
         earlier, secret[:] = secret[:], []
-        return server.interactive(lambda name, instruction, prompts: self._answers(secret, earlier, prompts))
+        return server.interactive(lambda *round: self._answers(secret, earlier, *round))
 
-    def _answers(self, given, earlier, prompts):
+    def _answers(self, given, earlier, name, instruction, prompts):
         """The answers to one round of questions: as in an earlier connection while the questions are the same, else a person's.
 
         `given` gathers the (question, answer) pairs of all rounds.
         """
+        said = self._as_said(name, instruction)
+        if said and not prompts:
+            put_line(said, sys.stderr)
         for prompt, echo in prompts:
             before = earlier[len(given)] if len(given) < len(earlier) else ('', '')
-            given.append((prompt, before[1] if before[0] == prompt else self._ask(prompt, echo)))
+            given.append((prompt, before[1] if before[0] == prompt else self._ask(said, prompt, echo)))
+            said = ''
         return [answer for _, answer in given[len(given) - len(prompts):]]
 
-    def _ask(self, prompt, echo):
+    def _as_said(self, *texts):
+        """A server's words, each line of them marked as its own, as ssh marks its questions: none can pass for this script's."""
+        lines = (' '.join(harmless(line).split()) for text in texts for line in text.splitlines())
+        return '\n'.join(f'({self._whom}) {line}' for line in lines if line)
+
+    def _ask(self, said, prompt, echo):
         if self._settings.batch or self._device.alone:
             raise self._refused(f'{self._settings.name}: the server asks, and nobody is here to answer: {harmless(prompt)}')
-        text = harmless(prompt).strip()
+        text = '\n'.join(filter(None, (said, self._as_said(prompt) or self._as_said('?'))))
         return self._device.ask(text) if echo else self._device.secret(text)
 
     def _offer_keys(self, server):
@@ -2881,7 +2891,7 @@ class Credentials:
             yield kept
             self._device.keep_secret(self._server, None)
         while not self._device.alone:
-            yield self._device.secret(f"{self._settings.name}'s password:")
+            yield self._device.secret(f"{self._whom}'s password:")
 
     def _offer_password(self, server, methods):
         """(True, the methods that the server still wants) after a password that it accepted. Raises Problem('auth')."""

@@ -353,7 +353,7 @@ class _Session(paramiko.ServerInterface):
         if not self.server.questions:
             return paramiko.AUTH_FAILED
         self.username = username
-        query = paramiko.InteractiveQuery('', '')
+        query = paramiko.InteractiveQuery(self.server.title, self.server.instruction)
         for prompt, _ in self.server.questions:
             query.add_prompt(prompt, echo=False)
         return query
@@ -478,6 +478,8 @@ class EmbeddedServer:
     user: str = 'ana'
     password: str | None = 'open sesame'
     questions: tuple = ()                       # keyboard-interactive: (prompt, answer) pairs
+    title: str = ''                             # what it says before its questions
+    instruction: str = ''
     host_keys: tuple = ('ed25519', 'ecdsa')
     seed: int = 1                               # of the host keys
     banner: str = ''

@@ -3,15 +3,94 @@
 The server here is the embedded one; what it says and does is what a hostile one would.
 """
 
+import re
 import shutil
 import subprocess
 
 import embedded
 import pytest
 from harness import PATIENCE
-from test_login import codex_login, failure
+from test_login import codex_login, failure, forget_keys
+from test_phones import pythonista  # noqa: F401 (a fixture)
 
 # --- Who asked ----------------------------------------------------------------------------------------------
+
+def asks(server, home, *questions, title='', instruction=''):
+    """A server that asks these questions; their answers are all `42`."""
+    forget_keys(home)
+    server.password, server.title, server.instruction = None, title, instruction
+    server.questions = tuple((question, '42') for question in questions)
+
+
+def account(server):
+    return f'{server.user}@[127.0.0.1]:{server.port}'
+
+
+IMITATIONS = [
+    'Passphrase of {key}:', '\r\n\x1b[2K\x1b[1APassphrase of {key}:', '\n' * 50 + 'Passphrase of {key}:',
+    '\u2028Passphrase of {key}:', ' ' * 300 + 'Passphrase of {key}:', '\x1b]0;x\x07Passphrase of {key}:', "other@server's password:",
+]
+
+
+@pytest.mark.parametrize('words', IMITATIONS, ids=range(len(IMITATIONS)))
+def test_a_question_of_the_server_says_whose_it_is_and_cannot_pass_for_the_scripts_own(run, server, home, words):
+    words = words.format(key=home.ssh / 'id_ed25519')
+    asks(server, home, words)
+    script = run(json_events=False, terminal=True, command=('true',))
+    script.answer(re.escape(f'({account(server)}) ') + '.*' + re.escape(words.split()[-1]), '42')
+    assert script.wait() == 0
+    imitated = [line for line in re.split('[\r\n]+', script.screen) if re.match(r"\s*(Passphrase of|other@server)", line)]
+    assert imitated == [] and '\x1b' not in script.screen
+
+
+def test_what_a_server_says_before_its_questions_is_shown_line_by_line_as_the_servers_words(run, server, home):
+    asks(server, home, 'Code:', 'Second code:', title='Two\x1b[31m factors',
+         instruction=f'A code was sent to your phone.\nPassphrase of {home.ssh}/id_ed25519:\n\n')
+    script = run(json_events=False, terminal=True, command=('true',))
+    for prompt in ('Code:', 'Second code:'):
+        script.answer(re.escape(f'({account(server)}) {prompt}'), '42')
+    assert script.wait() == 0
+    shown = [line for line in re.split('[\r\n]+', script.screen) if 'Passphrase' in line or 'phone' in line or 'factors' in line]
+    assert shown == [f'({account(server)}) {words}' for words in (
+        'Two factors', 'A code was sent to your phone.', f'Passphrase of {home.ssh}/id_ed25519:')]
+
+
+def test_what_a_server_says_without_a_question_is_shown_too(run, server, home):
+    asks(server, home, instruction='Your password expires in 3 days.')
+    server.questions = Nothing()
+    script = run(json_events=False, terminal=True, command=('true',))
+    assert script.wait() == 0
+    assert f'({account(server)}) Your password expires in 3 days.' in script.screen
+
+
+class Nothing(tuple):
+    """No question at all, of a server that has keyboard-interactive."""
+
+    def __bool__(self):
+        return True
+
+
+def test_a_password_is_asked_for_in_the_name_of_the_host_that_gets_it(run, server, home):
+    forget_keys(home)
+    home.config.write_text('Host work\n    HostName server.example\n    User you\n')
+    script = run('-o', 'HostName=127.0.0.1', '-p', server.port, '-l', server.user, to='work', json_events=False,
+                 terminal=True, command=('true',))
+    script.answer(re.escape(f"{account(server)}'s password:"), server.password)
+    assert script.wait() == 0
+    assert 'work' not in script.screen[:script.screen.index('password:')].splitlines()[-1]
+
+
+def test_a_dialog_of_pythonista_says_which_server_asks(pythonista, server):
+    pythonista.configure('home', server=server)
+    pythonista.trust(server.known_hosts())
+    server.password, server.questions = None, (('Passphrase of ~/.ssh/id_ed25519:', '42'), ('Code:', '42'))
+    server.instruction = 'Welcome.\nPassphrase of ~/.ssh/id_ed25519:'
+    pythonista.phone.will_answer(('console.password_alert', '42'), ('console.password_alert', '42'))
+    pythonista.sign_in('home')
+    dialogs = [call['args'][1].splitlines() for call in pythonista.phone.called('console.password_alert')]
+    said = f'({account(server)}) '
+    assert dialogs == [[f'{said}Welcome.', f'{said}Passphrase of ~/.ssh/id_ed25519:', f'{said}Passphrase of ~/.ssh/id_ed25519:'],
+                       [f'{said}Code:']]
 
 
 # --- Which server -------------------------------------------------------------------------------------------
