@@ -32,7 +32,9 @@ import struct
 import sys
 import threading
 import time
+from collections import deque
 from typing import NamedTuple
+from unicodedata import category
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 __version__ = '1.0'
@@ -64,15 +66,30 @@ def usage_problem(message, hint=''):
 
 LOOPBACK_NAMES = ('localhost', '127.0.0.1', '::1')
 
-# Terminal control sequences (ECMA-48: CSI, OSC and the like, two-character escapes).
-ESCAPES = re.compile(r'\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~]?)')
-# C0 and C1 controls, and the characters that reorder or hide text.
-UNSEEN = re.compile('[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]')
+# Terminal control sequences (ECMA-48, of 7 and 8 bits): CSI, OSC and the like, two-character escapes; cut ones, too.
+ESCAPES = re.compile(r'(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?'
+                     r'|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b[ -/]*[0-~]?')
+MOST_MARKS = 4          # on one letter; more of them paint over the lines around
 
 
 def harmless(text):
-    """`text` from a server as it may be shown: without escape sequences, control and direction characters."""
-    return UNSEEN.sub('', ESCAPES.sub('', text))
+    """`text` from a stranger as one line that may be shown: nothing in it acts on a screen, reorders, or hides."""
+    text = ESCAPES.sub('', text)
+    if text.isascii() and text.isprintable():
+        return text
+    kept, marks = [], 0
+    for sign in text:
+        kind = category(sign)
+        marks = marks + 1 if kind in ('Mn', 'Me') else 0
+        sign = ' ' if kind == 'Zs' else sign
+        if marks <= MOST_MARKS and (sign.isprintable() or sign == '\t'):
+            kept.append(sign)
+    return ''.join(kept)
+
+
+def harmless_lines(text):
+    """`text` of several lines as it may be shown. All that is said passes here, on its way to a screen, program or log."""
+    return '\n'.join(map(harmless, text.split('\n'))) if isinstance(text, str) else text
 
 
 class Destination(NamedTuple):
@@ -84,7 +101,7 @@ class Destination(NamedTuple):
 
 def parse_port(text, what):
     if not re.fullmatch(r'[0-9]{1,5}', text) or not 0 < int(text) < 65536:
-        raise usage_problem(f'{what} is not a port: {harmless(text)!r}', 'A port is a number from 1 to 65535.')
+        raise usage_problem(f'{what} is not a port: {text!r}', 'A port is a number from 1 to 65535.')
     return int(text)
 
 
@@ -103,7 +120,7 @@ def parse_destination(text):
         host, port = host.split(':')
     if at and not re.fullmatch(r'[^\s\x00-\x1f\x7f-][^\x00-\x1f\x7f]*', user) \
             or not re.fullmatch(r'[\w:][\w.:%-]*', host):
-        raise usage_problem(f'This is no destination: {harmless(text)!r}', 'Write [user@]host[:port].')
+        raise usage_problem(f'This is no destination: {text!r}', 'Write [user@]host[:port].')
     return Destination(user if at else None, host, parse_port(port, 'The port of the destination') if port else None)
 
 
@@ -118,12 +135,12 @@ LIST_KEYS = ('identityfile', 'localforward', 'remoteforward')
 
 def parse_option(text):
     """`KEY=VALUE` or `KEY VALUE` of -o, as (lower-case key, value). Raises Problem('usage')."""
-    match = re.fullmatch(r'\s*(\w+)\s*(?:=|\s)\s*"?([^"\s](?:[^"]*[^"\s])?)"?\s*', text)
+    match = re.fullmatch(r'\s*(\w+)(?:\s*=|\s)\s*"?([^"\s](?:[^"]*[^"\s])?)"?\s*', text)
     if not match:
-        raise usage_problem(f'-o {harmless(text)!r} has no value', 'Write -o KEY=VALUE.')
+        raise usage_problem(f'-o {text!r} has no value', 'Write -o KEY=VALUE.')
     key, value = match[1].lower(), match[2]
     if key not in CONFIG_KEYS:
-        raise usage_problem(f'-o {harmless(match[1])} is not an option of this script',
+        raise usage_problem(f'-o {match[1]} is not an option of this script',
                             'It knows: ' + ', '.join(sorted(CONFIG_KEYS.values())))
     return 'localforward' if key == 'dynamicforward' else key, value
 
@@ -155,6 +172,7 @@ class Settings(NamedTuple):
         return f'{self.user}@{self.alias}'
 
 
+LONGEST_TIME = 10 ** 6         # seconds; the system's waits take no more than some weeks
 OWN_IDENTITY = 'id_codex_login'         # what --new-key makes
 DEFAULT_IDENTITIES = (OWN_IDENTITY, 'id_ed25519', 'id_ecdsa', 'id_rsa')
 
@@ -181,13 +199,13 @@ def make_settings(destination, options, home, ssh_folder, local_user):
 
     def seconds(key, default):
         value = str(options.get(key, default)).lower()
-        if not re.fullmatch('([0-9]{1,6}[smhdw]?)+', value):
+        if not re.fullmatch('([0-9]{1,6}[smhdw])*[0-9]{0,6}', value) or not value:
             raise bad(key, 'a time')
         units = {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400, 'w': 604800}
-        return sum(int(count) * units[unit] for count, unit in re.findall('([0-9]+)([smhdw]?)', value))
+        return min(LONGEST_TIME, sum(int(count) * units[unit] for count, unit in re.findall('([0-9]+)([smhdw]?)', value)))
 
     def bad(key, wanted):
-        return Problem('config', f'{CONFIG_KEYS[key]} is {harmless(str(options[key]))!r}, not {wanted}',
+        return Problem('config', f'{CONFIG_KEYS[key]} is {str(options[key])!r}, not {wanted}',
                        f'Correct it in the ssh configuration or in -o {CONFIG_KEYS[key]}=….')
 
     def path(text):
@@ -287,6 +305,23 @@ def judge_host_key(known, pins, strict, blob):
     return {'ask': 'ask', 'accept-new': 'add'}.get(strict, 'unknown'), (authorities or [None])[0]
 
 
+def wildcards_match(pattern, name):
+    """Whether a pattern with ssh's * and ? means `name`: the last star alone is tried again, so no pattern takes long."""
+    at = here = star = tried = 0        # in the pattern, in the name; behind the last star, and what it was tried with
+    while here < len(name):
+        if pattern[at:at + 1] == '*':
+            at = star = at + 1
+            tried = here
+        elif pattern[at:at + 1] in ('?', name[here]):
+            at, here = at + 1, here + 1
+        elif star:
+            tried += 1
+            at, here = star, tried
+        else:
+            return False
+    return not pattern[at:].strip('*')
+
+
 def names_match(patterns, name):
     """Whether the first field of a known_hosts line means `name`: plain, with wildcards, negated, or hashed."""
     if patterns.startswith('|1|'):
@@ -298,8 +333,7 @@ def names_match(patterns, name):
         return hmac.compare_digest(hmac.new(salt, name.encode(), 'sha1').digest(), digest)
     matched = False
     for pattern in patterns.lower().split(','):
-        wanted = re.escape(pattern.lstrip('!')).replace(r'\*', '.*').replace(r'\?', '.')
-        if re.fullmatch(wanted, name):
+        if wildcards_match(pattern.lstrip('!'), name):
             if pattern.startswith('!'):
                 return False
             matched = True
@@ -354,7 +388,7 @@ def parse_forward(mode, text):
 
 def _split_fields(text):
     fields = []
-    while True:
+    while len(fields) < 6:      # one more than any spec has
         if text.startswith('['):
             field, bracket, text = text[1:].partition(']')
             if not bracket or not (text == '' or text.startswith(':')):
@@ -364,7 +398,8 @@ def _split_fields(text):
             field, colon, text = text.partition(':')
         fields.append(field)
         if not colon:
-            return fields
+            break
+    return fields
 
 
 def _port(text):
@@ -809,10 +844,10 @@ def read_sign_in(url):
 def find_sign_in(line):
     """The SignIn in a line that a program printed, else None."""
     line = harmless(line)
+    listens = LISTENING_WORDS.search(URLS.sub('', line))
     for url in URLS.findall(line):
-        url = url.rstrip(AFTER_ADDRESS)
-        found = read_sign_in(url)
-        if found and not (found.served and LISTENING_WORDS.search(line.replace(url, ''))):
+        found = read_sign_in(url.rstrip(AFTER_ADDRESS))
+        if found and not (found.served and listens):
             return found
     return None
 
@@ -822,7 +857,7 @@ def check_sign_in(found):
     parts = urlsplit(found.url)
     if parts.scheme != 'https' and loopback_port(found.url) is None:
         raise Problem('address', 'The sign-in address is not https, and was not opened: '
-                      + harmless(f'{parts.scheme}://{parts.netloc}{parts.path}')[:120],
+                      + f'{parts.scheme}://{parts.netloc}{parts.path}'[:120],
                       'Whoever can read the network could take the sign-in. Ask who runs the server.')
 
 
@@ -941,7 +976,7 @@ def parse_answer(data, ended):
     headers = {name.strip().lower(): value.strip() for name, _, value in
                (line.partition(':') for line in head.decode('latin-1').split('\r\n')[1:])}
     length = headers.get('content-length', '')
-    missing = int(length) - len(body) if length.isdigit() else not ended
+    missing = int(length) - len(body) if re.fullmatch('[0-9]{1,9}', length) else not ended
     if missing > 0:
         if ended:
             raise ValueError('the answer broke off')
@@ -978,15 +1013,15 @@ def write_private(path, text):
     """Put `text` into the file `path`, whole or not at all, readable by nobody else. Raises OSError."""
     path = os.path.realpath(path)           # a configuration that is a link elsewhere stays one
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    new = f'{path}.{os.urandom(4).hex()}.new'       # nobody's leftover, whose mode or link would stay
     try:
-        with open(os.open(path + '.new', os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'w', encoding='utf-8',
-                  newline='') as file:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), 'w', encoding='utf-8', newline='') as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(path + '.new', path)
-    except BaseException:       # a Ctrl-C as well
-        remove_file(path + '.new')
+        os.replace(new, path)
+    except BaseException:
+        remove_file(new)
         raise
 
 
@@ -1101,7 +1136,7 @@ class Device:
         print(title, *(f'{number:3}  {choice}' for number, choice in enumerate(choices, 1)), sep='\n', file=sys.stderr)
         while True:
             answer = self.ask(f'Number (1 to {len(choices)}):')
-            if answer.isdigit() and 0 < int(answer) <= len(choices):
+            if answer in map(str, range(1, len(choices) + 1)):
                 return choices[int(answer) - 1]
             if not answer:
                 raise KeyboardInterrupt
@@ -1386,7 +1421,7 @@ def this_device(alone=False):
 def put_line(text, stream):
     """Write a line to `stream`. A reader that has gone away ends the script, as it would end any program in a pipe."""
     try:
-        print(text, file=stream, flush=True)
+        print(harmless_lines(text), file=stream, flush=True)
     except BrokenPipeError:
         import _thread
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())     # what is still said goes nowhere
@@ -1405,7 +1440,7 @@ class TextReport:
     def tell(self, event, **fields):
         say = getattr(self, '_' + event.replace('-', '_'), None)
         if say:
-            say(**fields)
+            say(**{key: harmless_lines(value) for key, value in fields.items()})
 
     def note(self, text):
         """A line about progress."""
@@ -1439,7 +1474,7 @@ class TextReport:
         self.note(f'Connecting to {host} …')
 
     def _output(self, text):
-        self.show(harmless(text))
+        self.show(text)
 
     def _sign_in(self, url, port):
         self.show('Sign in at this address:')
@@ -1466,7 +1501,8 @@ class TextReport:
 
     def _error(self, kind, message, hint):
         self.outcome = message
-        put_line('\n'.join(filter(None, (message, hint))), sys.stderr)
+        # Further lines of a message may be a program's words: they stand back, and pass for none of this script's own.
+        put_line('\n'.join(filter(None, (message.replace('\n', '\n  '), hint))), sys.stderr)
 
 
 class JsonReport:
@@ -1487,7 +1523,7 @@ class JsonReport:
     def tell(self, event, **fields):
         import json
         with self._lock:
-            self.outcome = json.dumps({'event': event, **fields})
+            self.outcome = json.dumps({'event': event, **{key: harmless_lines(value) for key, value in fields.items()}})
             put_line(self.outcome, self._stream)
 
     live = False
@@ -1805,7 +1841,7 @@ def _handshake_problem(error, heard):
     if not heard or error is None or isinstance(error, (EOFError, OSError)) or 'Negotiation failed' in text:
         return Problem('connection', 'The server closed the connection during the SSH handshake.',
                        'It may be busy, or refuse this address (fail2ban, MaxStartups).')
-    return Problem('connection', f'The SSH handshake failed: {text or type(error).__name__}')
+    return Problem('connection', f'The SSH handshake failed: {text[:200] or type(error).__name__}')
 
 
 def long_poll(transport, seconds=IDLE_POLL):
@@ -2438,7 +2474,7 @@ def ssh_config(text):
         config.parse(io.StringIO(text))
         return config
     except Exception as error:
-        raise Problem('config', f'The ssh configuration cannot be read: {harmless(str(error))}',
+        raise Problem('config', f'The ssh configuration cannot be read: {error}',
                       'Correct that line, or name another file with -F.') from None
     finally:
         if not loaded:
@@ -2489,7 +2525,7 @@ def find_settings(destination, device, overrides=(), config_file=None):
     else:
         text = (read_config(config_path(device), device.ssh_folder)
                 + 'Host *\n' + read_config('/etc/ssh/ssh_config', '/etc/ssh'))
-    text = re.sub(r'(?mi)^(\s*)DynamicForward\b', r'\1LocalForward', text)
+    text = re.sub(r'(?mi)^([ \t]*)DynamicForward\b', r'\1LocalForward', text)
     options = dict(ssh_config(text).lookup(destination.host)) if text.strip() != 'Host *' else {}
     options.pop('hostname', None) if options.get('hostname') == destination.host else None
     named = dict(reversed(overrides))
@@ -2804,7 +2840,7 @@ class Credentials:
             self._was_let_in = True
         except LOST as error:
             broke = (f'{self._settings.alias} ended the connection during authentication '
-                     f'({harmless(str(error)) or "no reason given"}).')
+                     f'({error or "no reason given"}).')
             if self._was_let_in or not self._tried:
                 raise Problem('connect', broke, 'Try again.') from None
             raise self._refused(broke) from None
@@ -2908,7 +2944,7 @@ class Credentials:
                     self._device.keep_secret(self._server, secret)
                 return True, wanted
         self._steps = []
-        raise self._refused(f'{self._settings.name}: permission denied ({harmless(", ".join(methods))}).')
+        raise self._refused(f'{self._settings.name}: permission denied ({harmless(", ".join(methods))[:200]}).')
 
     def _keys(self, paramiko):
         """(name, function that loads the key) in ssh's order: the agent's that were named, the files, the agent's others."""
@@ -2998,7 +3034,7 @@ class Hop:
                 through.close()
             if isinstance(error, (load_paramiko().SSHException, *LOST)):
                 raise Problem('connect', f'{self._settings.host} port {self._settings.port} ended the connection at once '
-                              f'({harmless(str(error))}).', 'Try again; it may be busy.') from None
+                              f'({error}).', 'Try again; it may be busy.') from None
             raise
 
     def _channel(self, through):
@@ -3010,7 +3046,7 @@ class Hop:
         except (paramiko.SSHException, *LOST) as error:
             through.close()
             raise Problem('connect', f'The jump host does not reach {settings.host} port {settings.port}: '
-                          f'{harmless(str(error))}.', 'Check address and port as the jump host sees them.') from None
+                          f'{error}.', 'Check address and port as the jump host sees them.') from None
 
     def _shake_hands(self, transport):
         try:
@@ -3117,7 +3153,7 @@ class Link:
             raise Problem('refused', f'Nothing listens at {host} port {port} of {self.settings.alias}.') from None
         except (paramiko.SSHException, *LOST) as error:
             self.suspect()
-            raise Problem('link', f'The connection to {self.settings.alias} was lost ({harmless(str(error))}).') from None
+            raise Problem('link', f'The connection to {self.settings.alias} was lost ({error}).') from None
 
     def run(self, command, data, limit=15.0):
         """A session channel on which `command` runs and has got `data` on its standard input."""
@@ -3128,7 +3164,7 @@ class Link:
             return channel
         except (paramiko.SSHException, *LOST) as error:
             self.suspect()
-            raise Problem('link', f'{self.settings.alias} did not start {command!r} ({harmless(str(error))}).',
+            raise Problem('link', f'{self.settings.alias} did not start {command!r} ({error}).',
                           'The account may not be allowed to run commands.') from None
 
     # -- keeping it alive
@@ -3887,7 +3923,7 @@ class RemoteLogin:
     """One program at the server, started or found again, that outlives the connection.
 
     What it does comes to `inbox` as (name, text): 'line', 'browser' (an address that it only handed to a browser),
-    'exit' (its status as text), 'gone' (folder and program are no longer there).
+    'exit' (its status), 'gone' (folder and program are no longer there).
     """
     GRACE = 10              # seconds after which the server ends what this script should have ended
     START_LIMIT = 30.0
@@ -3931,7 +3967,7 @@ class RemoteLogin:
             raise Problem('not-installed', f'{command.program} is not installed at {server}: it is not on the PATH '
                           'of the account, nor of its login shell.', f'Install it there, or name it: {server} /path/to/codex login')
         if began.name == 'full':
-            raise Problem('remote', f'The temporary folder {harmless(began.text)} of {server} cannot be written to; '
+            raise Problem('remote', f'The temporary folder {began.text} of {server} cannot be written to; '
                           'the disk may be full.', 'Make room there.')
         self.folder = began.text
         self._say('go')
@@ -3980,7 +4016,7 @@ class RemoteLogin:
         return record
 
     def _read(self, channel, began):
-        transcript, number, noise, started = Transcript(self.mark), 0, [], ''
+        transcript, number, noise, started = Transcript(self.mark), 0, deque(maxlen=3), ''
         while True:
             try:
                 data = channel.recv(65536)
@@ -4010,7 +4046,7 @@ class RemoteLogin:
         channel.status_event.wait(1.0)
         time.sleep(0.1)         # a connection that is lost says so just after its channels
         if channel.exit_status != -1 or channel.get_transport().is_active():
-            words = harmless(' '.join(noise[-3:]))
+            words = ' '.join(noise)[-300:]
             began.put(Problem('remote', f'{self._link.settings.alias} ran no commands for {self._link.settings.user}'
                               + (f'; it says: {words}' if words else '.'), 'The account needs a shell.'))
         else:
@@ -4026,8 +4062,8 @@ class RemoteLogin:
     def _take(self, record):
         if record.name == 'exit':
             if self.exited is None:
-                self.exited = int(record.text) if record.text.isdigit() else OWN_ERROR
-                self._inbox.put(('exit', record.text))
+                self.exited = int(record.text) if re.fullmatch('[0-9]{1,3}', record.text) else OWN_ERROR
+                self._inbox.put(('exit', self.exited))
         elif record.name == 'browser':
             self._inbox.put(('browser', record.text))
         else:
@@ -4059,12 +4095,12 @@ class RemoteLogin:
         """
         for step in awake(limit, 0.2):
             if self._gone_words is not None:
-                return bool(self._gone_words), harmless(self._gone_words)
+                return bool(self._gone_words), self._gone_words
             self._link.transport(limit)
             record = self._ask('status', self.ANSWER_LIMIT)
             if record and record.name == 'status':
                 status, _, words = record.text.partition(' ')
-                return status == '0', harmless(words)
+                return status == '0', words
             time.sleep(step)    # the attendant is on its way through the new connection
         raise Problem('link', f'{self._link.settings.alias} did not say whether the sign-in is complete.',
                       'Ask it yourself: codex login status')
@@ -4459,15 +4495,21 @@ def read_session(text):
     import json
     try:
         session = Session(**json.loads(text))
-        texts = (session.server, session.folder, session.mark, session.path, session.state,
-                 *session.arguments, *session.command)
-    except TypeError as error:
+    except (TypeError, RecursionError) as error:
         raise ValueError(error) from None
+    lists = isinstance(session.arguments, list) and isinstance(session.command, list)
+    texts = [session.server, session.folder, *(session.arguments + session.command if lists else [None])]
     if not (all(isinstance(value, str) for value in texts)
-            and isinstance(session.started, (int, float)) and isinstance(session.port, (int, type(None)))
-            and re.fullmatch('[0-9a-f]{16}', session.mark)):
+            and type(session.device_auth) is bool and type(session.started) in (int, float)
+            and 0 <= session.started < 1 << 40 and _is_text('[0-9a-f]{16}', session.mark)
+            and _is_text('|[0-9a-f]{64}', session.state) and _is_text('(?s)|/.*', session.path)
+            and (session.port is None or type(session.port) is int and 0 < session.port < 65536)):
         raise ValueError('a value is not what it should be')
     return session
+
+
+def _is_text(pattern, value):
+    return isinstance(value, str) and bool(re.fullmatch(pattern, value))
 
 
 class Sessions:
@@ -4616,11 +4658,11 @@ class Login:
         if redirect:
             if not self._gone_words:
                 raise self._gone()
-            self._report.tell('signed-in', text=harmless(self._gone_words))
+            self._report.tell('signed-in', text=self._gone_words)
             return False
         present = self._start(again=self._options.again)
         if present is not None:
-            self._report.tell('signed-in', text=harmless(present))
+            self._report.tell('signed-in', text=present)
             if self._device.alone or self._device.unattended or not self._device.confirm(
                     f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login)'):
                 self._report.note('Nothing was changed. --again signs in anew.')
@@ -4727,9 +4769,9 @@ class Login:
         if self._command.codex and not self._options.verbose:
             self._held = [*self._held, line][-self.SHOWN_ON_FAILURE:]
             if self._options.json:
-                self._report.tell('output', text=harmless(line))
+                self._report.tell('output', text=line)
         else:
-            self._report.tell('output', text=harmless(line))
+            self._report.tell('output', text=line)
 
     def _on_browser(self, url):
         if self._sign_in or self._scanner or not URLS.fullmatch(url):
@@ -4812,13 +4854,12 @@ class Login:
         else:
             self._report.note(f'{copied} Open it in the browser of this device, then {self._device.back}.'.strip())
 
-    def _on_exit(self, text):
+    def _on_exit(self, status):
         if self._relay and self._relay.delivering() and self._patience:
             # The program may end before its answer to the callback has arrived: that is told first.
             self._patience -= 1
             time.sleep(0.05)
-            return self._inbox.put(('exit', text))
-        status = int(text)
+            return self._inbox.put(('exit', status))
         words = [harmless(line) for line in self._held if line.strip()]
         if status == 127 and any('node' in line and 'No such file' in line for line in words) and not self._looked_for_node:
             self._looked_for_node = True
@@ -4867,7 +4908,7 @@ class Login:
     def _on_gone(self, words):
         self._forget_session()
         if words:                   # finished by another process: codex signs everybody out when it begins
-            self._report.tell('signed-in', text=harmless(words))
+            self._report.tell('signed-in', text=words)
             return 0
         if self._sign_in is None and not self._code:
             return self._start_anew(None)       # nobody has begun to sign in
@@ -5264,7 +5305,7 @@ def read_arguments(words):
     """The options of a command line, checked and completed. Raises as split_words does."""
     options = split_words(words)
     if not re.fullmatch('[0-9]{1,6}', options.timeout) or not int(options.timeout):
-        raise usage_problem(f'--timeout is no number of seconds: {harmless(options.timeout)!r}', 'From 1 to 999999.')
+        raise usage_problem(f'--timeout is no number of seconds: {options.timeout!r}', 'From 1 to 999999.')
     options.timeout = int(options.timeout)
     overrides = [absolute_paths(*parse_option(text)) for text in options.settings]
     overrides += [absolute_paths('identityfile', path) for path in options.identities]
@@ -5305,7 +5346,13 @@ def absolute_paths(key, value):
 
 def log_to_stderr():
     import logging
-    logging.basicConfig(stream=sys.stderr, level=logging.DEBUG, format='%(name)s: %(message)s')
+
+    class Lines(logging.Formatter):
+        def format(self, record):       # what a server says with line breaks begins no line of the log
+            return harmless_lines(super().format(record)).replace('\n', '\n    ')
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines('%(name)s: %(message)s'))
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG)
 
 
 def cancel_on_signals():

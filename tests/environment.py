@@ -18,7 +18,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / 'requirements.txt'
-ALSO = ['pytest>=7.2']
+ALSO = ['pytest>=7.2', 'hypothesis>=6.60']
 FOLDER = ROOT / '.venv-tests'
 MARKER = FOLDER / 'made-for'
 

@@ -620,15 +620,19 @@ def test_a_page_says_anything_safely_and_in_full():
     ('\x1b_apc\x1b\\text', 'text'),
     ('\x1b(0lines\x1b(B', 'lines'),
     ('\x1b=\x1b>\x1bctext', 'text'),
-    ('a\x9b31mb\x9d0;t\x9cc', 'a31mb0;tc'),
+    ('a\x9b31mb\x9d0;t\x9cc', 'abc'), ('a\x9b31', 'a'),
     ('over\rwritten\x08\x08\x07\x00\x7f', 'overwritten'),
     ('a\nb\x0b\x0cc', 'abc'),
-    ('\x1b', ''), ('\x1b[', ''), ('\x1b[31', '31'),
+    ('\x1b', ''), ('\x1b[', ''), ('\x1b[31', ''), ('\x1b]0;cut', ''),
     ('\x1b\x1b[31mtext', 'text'), ('\x1b[\x1b[31mtext', 'text'),
     ('safe\u202egpj.exe\u202c', 'safegpj.exe'),
     ('a\u2066b\u2067c\u2068d\u2069e\u200ef\u200fg\u061ch', 'abcdefgh'),
     ('zero\u200bwidth\u200d\u2060\ufeff', 'zerowidth'),
     ('line\u2028para\u2029end\x85', 'lineparaend'),
+    ('no\u00a0break\u3000wide', 'no break wide'),
+    ('soft\u00adhyphen \U000e0041tag \ud800half', 'softhyphen tag half'),
+    ('a' + '\u0308' * 1000 + 'b', 'a' + '\u0308' * 4 + 'b'),
+    ('e\u0301\u0e01\u0e35\u0e48', 'e\u0301\u0e01\u0e35\u0e48'),
 ])
 def test_text_from_a_server_is_shown_without_what_acts_on_the_screen(text, shown):
     assert script.harmless(text) == shown

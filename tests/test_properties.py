@@ -1,0 +1,426 @@
+"""Every reader of a stranger's text, against texts that nobody thought of: made by hypothesis, RUNS of them each.
+
+Three promises are kept to by all of them: they return, or raise what they are documented to raise; what a problem says can be
+shown anywhere; and no text takes more work than its length allows. The last is measured in processor time, of which a text that
+is GROWN characters long gets BUDGET seconds: what is linear takes a hundredth of it, and what is quadratic takes minutes.
+"""
+
+import base64
+import contextlib
+import importlib
+import json
+import re
+import shlex
+import signal
+import string
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'scripts'))
+script = importlib.import_module('codex_login')
+Problem = script.Problem
+
+RUNS, GROWN_RUNS = 120, 25
+GROWN = 50_000
+BUDGET = 3.0
+# The same texts each time: a failure is there for everybody, and a run that passed stays passed.
+ALWAYS = {'derandomize': True, 'deadline': None, 'database': None, 'suppress_health_check': list(HealthCheck)}
+runs = settings(max_examples=RUNS, **ALWAYS)
+grown_runs = settings(max_examples=GROWN_RUNS, **ALWAYS)
+
+
+class TooMuchWork(BaseException):
+    """Nothing under test catches it."""
+
+
+@contextlib.contextmanager
+def budget(seconds=BUDGET):
+    """Processor time for what is done within; regular expressions look for signals, too."""
+    def over(*_):
+        raise TooMuchWork
+    before = signal.signal(signal.SIGPROF, over)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+# --- The readers --------------------------------------------------------------------------------------------
+
+def read_time(text):
+    return script.make_settings(script.Destination('kim', 'server', None), {'connecttimeout': text}, '/h', '/h/.ssh', 'kim')
+
+
+def read_forwards(text):
+    return [script.parse_forward(mode, text) for mode in 'LRD']
+
+
+def read_known_hosts(text):
+    return script.known_keys(text, 'a' * 40 + '.example.org')
+
+
+def read_pattern(text):
+    return script.names_match(text, 'a' * 40 + '.example.org')
+
+
+def read_pasted_config(text):
+    script.host_entries(text)
+    return script.config_with_host(text, script.Pairing('box', 'box.example.org', 22, 'kim', ()))
+
+
+def read_transcript(text):
+    transcript = script.Transcript('0123456789abcdef')
+    return transcript.feed(text.encode('utf-8', 'replace') + b'\n')
+
+
+def read_device_code(text):
+    return script.DeviceCodeScanner().feed(text)
+
+
+def read_request(text):
+    return script.parse_request(text.encode('latin-1', 'replace'))
+
+
+def read_answer(text):
+    return script.parse_answer(text.encode('latin-1', 'replace'), True)
+
+
+def read_key_file(text):
+    return script._KeyFile.of('id_key', text)
+
+
+def read_armoured_key(text):
+    body = base64.b64encode(script.OPENSSH_MAGIC + text.encode('latin-1', 'replace')).decode()
+    return script._KeyFile.of('id_key', f'-----BEGIN OPENSSH PRIVATE KEY-----\n{body}\n-----END OPENSSH PRIVATE KEY-----\n')
+
+
+def read_host_key(text):
+    return script.key_type(text.encode('latin-1', 'replace'))
+
+
+def read_command(text):
+    return script.make_command(text.split(' '))
+
+
+# The reader, what its texts are made of, and what it may raise.
+READERS = {
+    'harmless': (script.harmless, '\x1b [ ] 0 ; 31m m \x07 \x9b \x9d \x9c \\ P ? \u0308 \u202e é \ud800 \t'.split(' '), ()),
+    'harmless lines': (script.harmless_lines, ['\n', '\r', '\x1b[', 'Signed in: ', '\u2028', 'x'], ()),
+    'destination': (script.parse_destination, ['kim', '@', 'host', ':', '22', '[', ']', '::1', '%', 'ssh://', '/', '.'], Problem),
+    'option': (script.parse_option, ['Port', '=', ' ', '"', '22', '\t', 'x', 'HostName'], Problem),
+    'time': (read_time, ['1', '111', 's', 'm', 'h', 'd', 'w', 'x', ' ', '²', '٣', '-'], Problem),
+    'forward': (read_forwards, ['8080', ':', 'host', '[', ']', '::1', '*', ' ', '/', '0', '65536', '²'], Problem),
+    'known_hosts': (read_known_hosts, ['*', '?', 'a', ',', '!', ' ', '\n', 'ssh-rsa', 'AAAA', '|1|', '@revoked', '#', '='], ()),
+    'host pattern': (read_pattern, ['*', '?', 'a', ',', '!', '.example.org', '|1|', '|', 'AAAA'], ()),
+    'ssh_config': (read_pasted_config, ['Host', ' ', '\t', '=', '"', 'box', '\n', '\r', '*', '#', 'Match', '  Port 22\n'], ()),
+    'pairing link': (script.parse_pairing_link, [
+        'codex-login:1', '/', 'box', 'kim', '22', 'A' * 43, 'pythonista3://x?argv=--add&argv=', '%2F', 'ashell:', ' ', '.', '127.1'], Problem),
+    'pasted redirect': (script.parse_redirect, [
+        'http://localhost:1455', '/auth/callback', '?code=', '&state=', '%', '[', ']', '#', '<', '"', ':99999', '9' * 50], Problem),
+    'session': (script.read_session, ['{', '}', '[', ']', '"server":', '"x"', ',', ':', 'null', 'NaN', '1e999', '9' * 50], ValueError),
+    'transcript': (read_transcript, ['\n', '@0123456789abcdef ', 'exit ', '²', '9' * 50, 'browser ', 'x', '\r', '\ud800'], ()),
+    'sign-in': (script.find_sign_in, [
+        'https://a.example/?redirect_uri=http%3A%2F%2Flocalhost%3A1455%2F', 'http://localhost:1455/', ' ', '.', ')', '&state=', '[',
+        'listening on ', 'https://', '%5B', ';', ':99999', '9' * 50, '\x1b[1m'], ()),
+    'leaving redirect': (script.leaving_redirect, ['https://a.example/?', 'redirect_uri=', 'https%3A%2F%2Fb', '&', ' ', '[', ';'], ()),
+    'device code': (read_device_code, ['https://a.example/', 'ABCD', '-', 'EF12', ' ', '_', 'x', '.', ')'], ()),
+    'request': (read_request, ['GET ', '/', ' HTTP/1.1', '\r\n', 'Host: localhost', ':', ' ', 'A', '//[', '\x00'], ValueError),
+    'answer': (read_answer, ['HTTP/1.1 ', '302', '\r\n', 'Content-Length: ', '9' * 50, '²', 'Location: ', '//[', ':', ' '], ValueError),
+    'key file': (read_key_file, [
+        '-----BEGIN ', 'OPENSSH ', 'A', ' ', 'PRIVATE KEY-----', '\n', '-----END', 'RSA ', 'Proc-Type: 4,ENCRYPTED', 'b3BlbnNzaC1rZXktdjEA'],
+        Problem),
+    'OpenSSH key': (read_armoured_key, ['\0\0\0\x04', 'none', '\0\0\0\0', '\0\0\0\x01', '\xff\xff\xff\xff', 'aes256-ctr', 'bcrypt'], Problem),
+    'host key': (read_host_key, ['\0\0\0\x07', 'ssh-rsa', '\xff', '\0', 'x'], ValueError),
+    'command': (read_command, ['codex', ' ', 'login', '/', '--device-auth', "'", '.', '\n', '$('], ()),
+}
+
+
+def texts(pieces, most=12):
+    """Texts of a reader's own pieces, with anything at all between them."""
+    return st.lists(st.one_of(st.sampled_from(pieces), st.text(max_size=3)), max_size=most).map(''.join)
+
+
+def read(reader, text, allowed):
+    """What a reader makes of a text; None where it refuses it as it may."""
+    try:
+        return reader(text)
+    except allowed as refusal:
+        if isinstance(refusal, Problem):
+            assert refusal.message and (refusal.message + refusal.hint).isprintable()
+            assert refusal.status in (2, 255)
+
+
+@pytest.mark.parametrize('name', READERS)
+def test_a_reader_takes_any_text_or_refuses_it_as_it_says(name):
+    reader, pieces, allowed = READERS[name]
+
+    @runs
+    @given(texts(pieces))
+    def each(text):
+        read(reader, text, allowed)
+    each()
+
+
+@pytest.mark.parametrize('name', READERS)
+def test_no_text_takes_more_work_than_its_length(name):
+    reader, pieces, allowed = READERS[name]
+
+    @grown_runs
+    @given(texts(pieces, 3), texts(pieces, 4).filter(bool), texts(pieces, 3))
+    def each(start, repeated, end):
+        with budget():
+            read(reader, start + repeated * (GROWN // len(repeated)) + end, allowed)
+    each()
+
+
+KNOWN_BAD = [
+    ('time', '1' * GROWN + 'x'),
+    ('time', '111111' * 5 + 'x'),
+    ('option', 'Port' + ' ' * GROWN + '"'),
+    ('host pattern', '*a' * 10 + '*b'),
+    ('host pattern', 'a*' * (GROWN // 2) + 'b'),
+    ('known_hosts', ('*a' * 20 + 'b,') * 500 + ' ssh-rsa AAAA\n'),
+    ('sign-in', 'http://localhost:1455/ ' * 4000 + 'listening'),
+    ('sign-in', 'https://a.example/' + '.' * GROWN + 'x'),
+    ('harmless', '\x1b[' * GROWN), ('harmless', '\x1b]' * GROWN), ('harmless', '\x1b[' + '0' * GROWN),
+    ('harmless', '\u0308' * GROWN), ('harmless', '\x1b[' + '0' * GROWN + ' ' * GROWN),
+    ('session', '[' * GROWN), ('session', '{"server":' * GROWN),
+    ('answer', 'HTTP/1.1 200 OK\r\nContent-Length: ' + '9' * 5000 + '\r\n\r\n'),
+    ('answer', 'HTTP/1.1 200 OK\r\nContent-Length: ²\r\n\r\n'),
+    ('forward', ':' * GROWN), ('forward', '[' * GROWN), ('forward', '1' * 5000 + ':host:22'),
+    ('device code', 'ABCD-' * GROWN), ('device code', 'A' * GROWN),
+    ('key file', '-----BEGIN ' + 'A ' * GROWN), ('key file', '-----BEGIN ' * 9000),
+    ('ssh_config', '"' * GROWN), ('ssh_config', 'Host ' + '"' * GROWN), ('ssh_config', '\n' * GROWN),
+    ('pasted redirect', 'http://localhost:' + '9' * 5000), ('pasted redirect', 'http://localhost:²/'),
+]
+
+
+@pytest.mark.parametrize('name, text', KNOWN_BAD, ids=[f'{name}: {text[:24]!a}' for name, text in KNOWN_BAD])
+def test_texts_that_were_found_to_take_long_or_to_break_something(name, text):
+    reader, _, allowed = READERS[name]
+    with budget():
+        read(reader, text, allowed)
+
+
+def test_a_configuration_of_blank_lines_is_read_at_once(tmp_path, monkeypatch):
+    device = script.Device(alone=True)
+    config = tmp_path / 'config'
+    config.write_text('\n' * GROWN + 'Host box\n  HostName 127.0.0.1\n')
+    with budget():
+        assert script.find_settings(script.parse_destination('kim@box'), device, (), str(config)).host == '127.0.0.1'
+
+
+# --- What is shown ------------------------------------------------------------------------------------------
+
+ANYTHING = st.one_of(st.text(), texts(READERS['harmless'][1], 30))
+
+
+@runs
+@given(ANYTHING)
+@example('\x1b\x1b[31m')
+@example('\x9b\x1b]')
+def test_what_is_harmless_can_be_shown_anywhere_and_stays_as_it_is(text):
+    shown = script.harmless(text)
+    assert shown.replace('\t', '').isprintable() and len(shown) <= len(text)
+    assert script.harmless(shown) == shown
+    assert not re.search('[\u0300-\u036f]{5}', shown)
+
+
+@runs
+@given(st.text(string.ascii_letters + string.digits + string.punctuation + ' éßжあ漢🔑'))
+def test_what_is_plain_is_shown_as_it_is(text):
+    assert script.harmless(text) == text
+
+
+@runs
+@given(st.lists(ANYTHING, max_size=4))
+def test_a_sequence_cut_into_pieces_does_no_harm_either(pieces):
+    shown = ''.join(map(script.harmless, pieces))
+    assert shown.replace('\t', '').isprintable()
+
+
+# --- What is read piece by piece ----------------------------------------------------------------------------
+
+@runs
+@given(texts(READERS['transcript'][1], 20), st.integers(1, 7))
+def test_lines_and_records_are_the_same_in_pieces_of_any_size(text, size):
+    data = text.encode('utf-8', 'replace') + b'\n'
+    whole, cut = script.Transcript('0123456789abcdef'), script.Transcript('0123456789abcdef')
+    found = [item for at in range(0, len(data), size) for item in cut.feed(data[at:at + size])]
+    assert found == whole.feed(data)
+    assert all('\n' not in (item.text if isinstance(item, script.Record) else item) for item in found)
+
+
+SOCKS = [b'\x05', b'\x04', b'\x01', b'\x00', b'\x03', b'\x04\x01\x00\x50\x7f\x00\x00\x01', b'kim\x00', b'\x05\x01\x00',
+         b'\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x50', b'\x05\x01\x00\x03\x04host\x00\x50', b'\x00\x00\x00\x01', b'\xff', b'early']
+
+
+@runs
+@given(st.lists(st.one_of(st.sampled_from(SOCKS), st.binary(max_size=3)), max_size=8).map(b''.join))
+def test_a_socks_client_is_understood_byte_by_byte_as_in_one_piece(data):
+    whole, cut = script.Socks(), script.Socks()
+    answers = whole.feed(data)
+    said = b''
+    for at in range(len(data)):
+        if cut.target or cut.refused:
+            break
+        said += cut.feed(data[at:at + 1])
+    assert (cut.target, cut.refused, said) == (whole.target, whole.refused, answers)
+    if whole.target:
+        host, port = whole.target
+        assert host.isprintable() and ' ' not in host and len(host) <= 255 and 0 <= port < 65536
+    assert len(whole.early) <= len(data)
+
+
+HEADS = texts(['GET ', '/auth/callback?code=1', ' HTTP/1.1\r\n', 'Host: localhost:1455', '\r\n', 'X: y', ':', ' '])
+
+
+@runs
+@given(HEADS)
+@example('GET /auth/callback?code=1 HTTP/1.1\r\nHost: localhost:1455')
+def test_a_request_is_there_with_its_last_byte_and_not_before(head):
+    data = head.encode('latin-1', 'replace').partition(b'\r\n\r\n')[0].rstrip(b'\r\n') + b'\r\n\r\n'
+    assert all(script.parse_request(data[:length]) is None for length in range(len(data) - 1))
+    with contextlib.suppress(ValueError):
+        request = script.parse_request(data)
+        sent = script.request_text(request)
+        assert sent.endswith(b'\r\nConnection: close\r\n\r\n') and sent.count(b'\r\n\r\n') == 1
+        assert script.parse_request(sent).target == request.target
+
+
+@runs
+@given(st.integers(100, 599), st.binary(max_size=40), st.integers(0, 60), st.booleans())
+def test_an_answer_is_there_when_its_length_is(status, body, length, ended):
+    data = b'HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n' % (status, length) + body
+    if length <= len(body):
+        answer = script.parse_answer(data, ended)
+        assert answer.status == status and answer.data == data
+    elif ended:
+        with pytest.raises(ValueError):
+            script.parse_answer(data, ended)
+    else:
+        assert script.parse_answer(data, ended) is None
+
+
+@runs
+@given(st.lists(st.binary(max_size=9), max_size=5), st.integers(0, 60))
+def test_ssh_strings_come_as_they_were_packed_and_never_from_beyond_the_end(strings, length):
+    data = b''.join(map(script._string, strings))
+    reader = script.SshReader(data)
+    assert [reader.string() for _ in strings] == strings
+    with pytest.raises(ValueError):
+        reader.uint32()
+    cut = script.SshReader(data[:length])
+    with contextlib.suppress(ValueError):
+        for text in strings:
+            assert cut.string() == text
+
+
+# --- What means one thing -----------------------------------------------------------------------------------
+
+@runs
+@given(st.sampled_from('LRD'), texts(READERS['forward'][1]))
+def test_a_tunnel_is_written_as_it_is_read(mode, text):
+    with contextlib.suppress(Problem):
+        spec = script.parse_forward(mode, text)
+        assert 0 <= spec.port < 65536 and 0 <= spec.hostport < 65536
+        assert not re.search(r'[\s\x00-\x1f]', spec.host + spec.bind)
+        assert script.parse_forward(mode, str(spec)) == spec
+
+
+@runs
+@given(texts(READERS['destination'][1]))
+def test_a_destination_is_never_an_option_and_never_two_lines(text):
+    with contextlib.suppress(Problem):
+        found = script.parse_destination(text)
+        assert not found.host.startswith('-') and not re.search(r'\s', found.host)
+        assert found.port is None or 0 < found.port < 65536
+        assert '\n' not in (found.user or '')
+
+
+def matches(pattern, name):
+    """ssh's wildcards by their definition, slowly."""
+    if not pattern or not name:
+        return not name and not pattern.strip('*')
+    if pattern[0] == '*':
+        return matches(pattern[1:], name) or matches(pattern, name[1:])
+    return pattern[0] in ('?', name[0]) and matches(pattern[1:], name[1:])
+
+
+@runs
+@given(st.text('ab*?', max_size=8), st.text('ab', max_size=8))
+def test_a_pattern_matches_as_its_definition_says(pattern, name):
+    assert script.wildcards_match(pattern, name) is matches(pattern, name)
+
+
+@runs
+@given(texts(READERS['sign-in'][1]))
+def test_a_sign_in_address_is_one_of_the_line_and_plain(line):
+    found = script.find_sign_in(line)
+    if found:
+        assert found.url in script.harmless(line) and re.fullmatch('[!-~]+', found.url)
+        assert 0 < found.port < 65536 and found.path.startswith('/')
+        with contextlib.suppress(Problem):
+            script.check_sign_in(found)
+
+
+@runs
+@given(texts(READERS['pasted redirect'][1]))
+def test_a_pasted_redirect_is_one_request_line(text):
+    with contextlib.suppress(Problem):
+        redirect = script.parse_redirect(text)
+        assert re.fullmatch('/[!-~]*', redirect.target) and 0 < redirect.port < 65536
+
+
+@runs
+@given(st.sampled_from(['/', '//', '///evil', 'http://localhost:1455', 'http://localhost:1455/x', 'https://evil']), st.text(max_size=5))
+def test_only_this_very_port_is_followed(start, rest):
+    target = script.local_target(start + rest, 1455)
+    assert target is None or target.startswith('/') and not target.startswith('//')
+
+
+WORDS = st.text(max_size=8)
+SESSIONS = st.builds(
+    script.Session, server=WORDS, arguments=st.lists(WORDS, max_size=3), command=st.lists(WORDS, max_size=3),
+    device_auth=st.booleans(), folder=WORDS, mark=st.text('0123456789abcdef', min_size=16, max_size=16),
+    port=st.one_of(st.none(), st.integers(1, 65535)), path=st.one_of(st.just(''), WORDS.map(lambda text: '/' + text)),
+    state=st.one_of(st.just(''), WORDS.map(lambda text: script.hash_of('s' + text))), started=st.floats(0, 2e9))
+
+
+@runs
+@given(SESSIONS)
+def test_a_saved_login_is_read_as_it_was_written(session):
+    assert script.read_session(json.dumps(session._asdict())) == session
+
+
+JUNK = st.one_of(st.none(), st.booleans(), st.integers(-2**70, 2**70), st.floats(), WORDS, st.lists(WORDS, max_size=2),
+                 st.dictionaries(WORDS, WORDS, max_size=1), st.just(1e400))
+
+
+@runs
+@given(SESSIONS, st.sampled_from(script.Session._fields), JUNK)
+def test_a_saved_login_with_one_value_of_another_kind_is_none(session, name, junk):
+    text = json.dumps({**session._asdict(), name: junk})
+    try:
+        found = script.read_session(text)
+    except ValueError:
+        return
+    # Then the value is one that could have been written.
+    assert type(getattr(found, name)) in {
+        'device_auth': (bool,), 'port': (int, type(None)), 'started': (int, float), 'arguments': (list,), 'command': (list,)}.get(name, (str,))
+    assert all(isinstance(word, str) for word in found.arguments + found.command)
+    assert found.port is None or 0 < found.port < 65536
+    assert 0 <= found.started < float('inf')
+    script.ago(max(0, 2e9 - found.started))
+
+
+@runs
+@given(st.text().filter(lambda text: '\0' not in text))
+def test_a_quoted_word_is_one_word(text):
+    assert shlex.split(script.sh_quote(text)) == [text]
