@@ -2618,9 +2618,9 @@ class Pins:
         try:
             with open(self._path, encoding='utf-8') as file:
                 return dict(json.load(file))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             raise Problem('host-key', f'{self._path} is damaged: it says which host keys to expect.',
                           'Remove it, and add the server again with its pairing link.') from None
 
