@@ -90,17 +90,19 @@ class Oracle:
         """
         to = self.here if to is None else [to] if isinstance(to, str) else to
         words = [*map(str, options), *map(str, to), *([command] if isinstance(command, str) else command or [])]
-        ssh = self._run([*self._as_person(), lab.tool('ssh'), *words], stdin, meanwhile)
+        ssh = self._run(self.ssh_command(*words), stdin, meanwhile)
         script = self._run([sys.executable, str(SCRIPT), *words], stdin, meanwhile)
         return Both(tuple(words), ssh, script)
 
     def ask_ssh(self, *words):
         """What ssh alone says to some words: `-G` shows what it has understood."""
-        return subprocess.run([*self._as_person(), lab.tool('ssh'), *words], env=self.home.environment(),
+        return subprocess.run(self.ssh_command(*words), env=self.home.environment(),
                               cwd=self.home.folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
 
-    def _as_person(self):
-        return ['unshare', *lab.user_namespace(), '-m', 'sh', '-ec', AS_PERSON, str(self._passwd)]
+    def ssh_command(self, *words):
+        """The command that is ssh with these words, as a person who lives in the home."""
+        return ['unshare', *lab.user_namespace(), '-m', 'sh', '-ec', AS_PERSON, str(self._passwd), lab.tool('ssh'),
+                *words]
 
     def _run(self, command, stdin, meanwhile):
         mark = secrets.token_hex(8)

@@ -599,6 +599,9 @@ class _Crowd:
         self.marks = [mark.encode() for mark in watch if isinstance(mark, str)]
         self.concerned = {pid for pid in watch if isinstance(pid, int)}
         self.seen = {}                          # since when, of those that are not concerned
+        self._find()
+        # Whoever was there before is what it is.
+        self.seen = dict.fromkeys(self.seen, float('-inf'))
 
     def sleeps(self):
         """Two looks: whoever sleeps in both, and was on no processor in between, slept all the time in between."""

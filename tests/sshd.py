@@ -36,11 +36,6 @@ mount -t proc none /proc
 for file in passwd group shadow nsswitch.conf; do
     [ ! -e /etc/$file ] || mount --bind "$files/etc/$file" /etc/$file
 done
-for program in $without; do
-    for folder in /usr/local/bin /usr/bin /bin /usr/local/sbin /usr/sbin /sbin; do
-        [ ! -e $folder/$program ] || mount --bind /dev/null $folder/$program
-    done
-done
 exec 8<"$files"
 mount -t tmpfs -o mode=755 none /run
 mkdir /run/sshd /run/lab
@@ -50,6 +45,11 @@ case $tmp in
     noexec) mount -o remount,bind,noexec /tmp;;
     full)   mount -t tmpfs -o mode=1777,size=4k none /tmp; head -c 4096 /dev/zero >/tmp/old;;
 esac
+if [ -n "$without" ]; then      # gone, not only shut: shells find what cannot be run as well
+    mkdir /run/less /run/less/upper /run/less/work
+    mount -t overlay -o lowerdir=/usr/bin,upperdir=/run/less/upper,workdir=/run/less/work none /usr/bin
+    (cd /usr/bin; rm $without)
+fi
 ip link set lo up
 """
 
@@ -80,7 +80,7 @@ class Sshd:
     start       texts of files in its home by their names: what its shell reads when it starts
     home_is     'there', or 'missing': the account's home does not exist
     tmp         its /tmp: 'own', 'full' or 'noexec'
-    without     programs that the server has not got
+    without     programs of /usr/bin that the server has not got
     options     of sshd_config
     """
 
@@ -137,7 +137,7 @@ class Sshd:
         if shell is None:
             raise lab.LabError(f'no {self._shell}: apt-get install {lab.SHELLS.get(self._shell, self._shell)}')
         self.shell = shell
-        self._home_there = '/nowhere/at/all' if self._home_is == 'missing' else '/run/lab/home'
+        self._home_there = '/proc/no-such-home' if self._home_is == 'missing' else '/run/lab/home'
         user, number = self.user, ACCOUNT_ID
         for name, text in {
                 'passwd': 'root:x:0:0::/root:/bin/sh\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n'
@@ -208,6 +208,11 @@ class Sshd:
         path.write_text(text)
         path.chmod(0o755)
         return path
+
+    def hide(self, name):
+        """Move a program from the PATH of every session to /run/lab/elsewhere."""
+        (self._files / 'elsewhere').mkdir(exist_ok=True)
+        (self.bin / name).rename(self._files / 'elsewhere' / name)
 
     def authorize(self, line):
         """Let a key in: a line as in id_ed25519.pub."""

@@ -114,7 +114,8 @@ def test_the_words_for_a_server_are_the_same(oracle, at_server, home):
     home.config.write_text(f'Host box\n HostName {address}\n Port {port}\n User {user}\n'
                            'Host wrong-*\n HostName 192.0.2.1\n')
     for words in (['-p', port, '-l', user, address], [f'-p{port}', f'{user}@{address}'],
-                  ['-l', user, '-o', f'Port={port}', address], ['box'], [f'{user}@box'], ['-p', port, '-l', user, 'box'],
+                  ['-l', user, '-o', f'Port={port}', address],
+                  ['box'], [f'{user}@box'], ['-p', port, '-l', user, 'box'],
                   ['-o', f'HostName={address}', '-p', port, f'{user}@wrong-name'],
                   [f'ssh://{user}@{address}:{port}']):
         assert oracle.run(to=words, command='echo $LOGNAME').same('stdout', 'status').stdout == b'kim\n'

@@ -426,8 +426,8 @@ def test_a_process_that_works_holds_back_everything(pong):
 @pytest.mark.slow
 def test_thirty_counts_beside_four_busy_loops_are_the_same(pong):
     # Bounded in time by themselves, whatever becomes of this test.
-    burn = [sys.executable, '-I', '-S', '-c', 'import time\nwhile time.process_time() < 30: pass']
-    with Relay(pong, counted=True) as relay, contextlib.ExitStack() as stack:
+    burn = [sys.executable, '-I', '-S', '-c', 'import time\nwhile time.process_time() < 15: pass']
+    with Relay(pong, counted=True, polls=0.03) as relay, contextlib.ExitStack() as stack:
         # Grandchildren that nobody here is the parent of: they are not at either end.
         loops = [int(subprocess.run(
             [sys.executable, '-I', '-S', '-c', 'import subprocess, sys\n'
