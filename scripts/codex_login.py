@@ -92,6 +92,26 @@ def harmless_lines(text):
     return '\n'.join(map(harmless, text.split('\n'))) if isinstance(text, str) else text
 
 
+QUOTES = '“”„‟«»‘’‚‛'
+DASHES = '‐‑‒–—―−﹘﹣－'
+
+
+def plain_word(text):
+    """A word of a command line without the curly quotes around it. iOS puts them there while a person types, and makes
+    one dash of two hyphens: Problem('usage') for a word that begins with one, or has a curly quote at one end only."""
+    if len(text) > 1 and text[0] in QUOTES and text[-1] in QUOTES:
+        text = text[1:-1]
+    if text and text[0] in DASHES:
+        meant = text.lstrip(DASHES)
+        meant = ('-' if len(meant) == 1 else '--') + meant
+        raise usage_problem(f'{text!r} begins with a dash that is no hyphen; iOS puts it there. Type {meant}',
+                            'Settings, General, Keyboard, Smart Punctuation switches that off.')
+    if text and (text[0] in QUOTES or text[-1] in QUOTES):
+        raise usage_problem(f'{text!r} has a curly quote, which quotes nothing here; iOS puts it there.',
+                            'Type straight ones: Settings, General, Keyboard, Smart Punctuation switches them.')
+    return text
+
+
 class Destination(NamedTuple):
     """Where to connect, as it was typed: `user` and `port` are None where nothing was said."""
     user: 'str | None'
@@ -111,6 +131,9 @@ def parse_destination(text):
     Raises Problem('usage').
     """
     rest = text[len('ssh://'):].rstrip('/') if text.startswith('ssh://') else text
+    if re.match('https?://', rest, re.I):
+        raise usage_problem(f'This is the address of a web page: {text[:60]!r}',
+                            'What is wanted is the server that SSH connects to: [user@]host[:port].')
     user, at, host = rest.rpartition('@')
     port = None
     bracketed = re.fullmatch(r'\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\](?::(.*))?', host)
@@ -212,7 +235,9 @@ def make_settings(destination, options, home, ssh_folder, local_user):
         text = text.replace('%d', home).replace('%h', host).replace('%r', user).replace('%%', '%')
         return os.path.join(home, text[2:]) if text.startswith('~/') else text
 
-    host = options.get('hostname', destination.host).replace('%h', destination.host)
+    host = destination.host
+    if 'hostname' in options:
+        host = re.sub('%([%h])', lambda token: '%' if token[1] == '%' else destination.host, options['hostname'])
     user = destination.user or options.get('user') or local_user
     if not user:
         raise usage_problem(f'As whom at {destination.host}?', f'Write user@{destination.host}.')
@@ -678,14 +703,19 @@ def config_has_host(text, name):
 def config_with_host(text, pairing, extra_lines=()):
     """An ssh_config text with one entry for the Pairing in front, in place of entries for its name alone.
 
-    An entry that its name shares with others stays, and gives what the new one leaves open."""
-    pairing = checked_pairing(pairing)
+    An entry that its name shares with others stays, and gives what the new one leaves open. Raises Problem('usage')."""
+    for value, shape, what in ((pairing.name, r'\w[\w.-]*', 'name'), (pairing.host, r'[\w:][\w.:%-]*', 'address'),
+                               (pairing.user, r"""(?!-)([^"%$\\]|\\(?![\\"' ]|$))+""", 'user')):
+        if not (re.fullmatch(shape, value) and value.isprintable()):
+            raise usage_problem(f'This {what} cannot be used: {value!r}', 'Correct it.')
     if not all(line.isprintable() for line in extra_lines):
         raise ValueError('an extra line is not one line')
     newline = '\r\n' if '\r\n' in text else '\n'
     rest = _config_without(_config_lines(text), pairing.name)
     entry = [f'Host {pairing.name}']
-    for line in (f'HostName {pairing.host}', f'Port {pairing.port}', f'User {pairing.user}', *extra_lines):
+    host = pairing.host.replace('%', '%%')
+    user = pairing.user if _USER.fullmatch(pairing.user) else f'"{pairing.user}"'
+    for line in (f'HostName {host}', f'Port {pairing.port}', f'User {user}', *extra_lines):
         entry.append('    ' + line)
     if rest:
         entry.append('')
@@ -901,25 +931,60 @@ SUCCESS_PATH = '/success'       # where codex sends the browser after the redire
 
 
 class Redirect(NamedTuple):
-    """A browser's answer to a sign-in: `target` is path and query as in a request line."""
-    port: int
+    """A browser's answer to a sign-in: `target` is path and query as in a request line.
+
+    `port` is None, and `path` '', where a person brought an address without its beginning.
+    """
+    port: 'int | None'
     target: str
     path: str
     state: 'str | None'
 
 
+    def at(self, port, path):
+        """This redirect with what it leaves open, port or path, taken from the login that waits."""
+        return self._replace(port=self.port or port, path=self.path or path,
+                             target=self.target if self.path else path + self.target)
+
+
 def parse_redirect(text):
-    """A redirect as a person pastes it from a browser's address bar. Raises Problem('redirect')."""
-    text = text.strip().strip('<>"\'')
-    if not re.match('https?://', text) and re.match(r'(localhost|127\.0\.0\.1|\[::1\])[:/]', text):
-        text = 'http://' + text
-    port = loopback_port(text)
-    if not port or not re.fullmatch(r'[!-~]{1,16000}', text):
-        raise Problem('redirect', 'This is no redirect of a sign-in.',
-                      'It starts with http://localhost: or http://127.0.0.1: and a port. Copy it whole.')
-    parts = urlsplit(text)
-    target = (parts.path or '/') + ('?' + parts.query if parts.query else '')
-    return Redirect(port, target, parts.path or '/', dict(parse_qsl(parts.query)).get('state'))
+    """The one redirect in what a person pastes or shares: among other words, in quotes or brackets, percent-encoded as
+    a whole, or without its beginning. Raises Problem('redirect')."""
+    text, found = ' '.join((text or '').split()), []
+    for _ in range(3):
+        found = found or list(dict.fromkeys(addresses_in(harmless(text).replace('&amp;', '&'))))
+        text = unquote(text)
+    found = [address for address in found if loopback_port(address)] or [
+        address for address in found if '://' not in address and {'state', 'code', 'error'} & parameters_of(address).keys()]
+    found = [address for address in found if '?' in address] or found
+    if len(found) != 1 or not re.fullmatch(r'[!-~]{1,16000}', found[0]):
+        raise Problem('redirect', 'These are several redirects of sign-ins.' if len(found) > 1 else
+                      'This is no redirect of a sign-in.' if text else 'There is no address: nothing was copied.',
+                      'Copy the address of the failed page, whole and alone: http://localhost: or http://127.0.0.1: and a port.')
+    parts = urlsplit(found[0])
+    path = parts.path or ('/' if parts.netloc else '')
+    return Redirect(loopback_port(found[0]), path + ('?' + parts.query if parts.query else ''), path,
+                    parameters_of(found[0]).get('state'))
+
+
+def addresses_in(text):
+    """What stands for an address in a text, each word looked at once: URLs, and redirects without their beginning."""
+    for word in re.split(r'[\s"<>`{}\\' + QUOTES + r']+|\]\(', text):
+        word = word.lstrip("(*_'").rstrip(AFTER_ADDRESS + '*')
+        url = re.search('https?://', word)
+        if url:
+            yield word[url.start():]
+        elif re.match(r'(localhost|127\.0\.0\.1|\[::1\])[:/]', word):
+            yield 'http://' + word
+        elif re.match(r'/(?!/)[^?]*\?|\?', word):
+            yield word
+        elif re.match('(state|code|error)=', word):
+            yield '?' + word
+
+
+def parameters_of(address):
+    """The parameters in an address's query, by name."""
+    return dict(parse_qsl(urlsplit(address).query))
 
 
 class Request(NamedTuple):
@@ -1032,12 +1097,17 @@ def remove_file(path):
         pass
 
 
+QUIT = ('q', 'quit', 'quit()')      # for terminals where Ctrl-C does not arrive; a-Shell types the last to end a Python
+
+
 class Device:
     """A terminal on a computer, which is also the interface of every device; the phones differ where they must.
 
     `alone` says that there is nobody to ask. `back` ends the sentence "after signing in, …".
     """
+    app = ''                    # the phone's app by its name, '' on a computer
     back = 'come back here'
+    library_cure = 'pip install --upgrade --force-reinstall paramiko'
     shows_output = True         # next to its questions
     in_app_browser = False
     installs_paramiko = False
@@ -1117,6 +1187,17 @@ class Device:
     def returned(self):
         """The sign-in is over: nothing of `leaving` remains."""
 
+    def mend_key(self, path):
+        """On a phone, where a key from the Files app lies in the app's folder, readable by others: take that away."""
+        try:
+            status = os.stat(path)
+            inside = os.path.realpath(path).startswith(os.path.realpath(self.home) + os.sep)
+            if self.app and inside and status.st_uid == os.getuid() and status.st_mode & 0o077:
+                os.chmod(path, 0o600)
+                print(f'{path} could be read by others; now only by you (0600).', file=sys.stderr)
+        except OSError:
+            pass            # whoever reads the key says what is wrong with it
+
     # -- questions
 
     def ask(self, question):
@@ -1127,7 +1208,7 @@ class Device:
 
     @staticmethod
     def _unless_q(answer):
-        if answer.lower() in ('q', 'quit'):     # for terminals where Ctrl-C does not arrive
+        if answer.lower() in QUIT:
             raise KeyboardInterrupt
         return answer
 
@@ -1141,10 +1222,14 @@ class Device:
             if not answer:
                 raise KeyboardInterrupt
 
-    def fill_in(self, title, fields):
-        """{key: text} that a person gives for {key: label}. Raises KeyboardInterrupt where they cancel."""
-        print(title, file=sys.stderr)
-        return {key: self.ask(f'{label}:') for key, label in fields.items()}
+    def fill_in(self, title, fields, typed, wrong=''):
+        """{key: text} that a person gives for {key: label}. Raises KeyboardInterrupt where they cancel.
+
+        `typed` is what they gave before, of which `wrong` says what to correct; it stays where they give nothing.
+        """
+        print(wrong or title, file=sys.stderr)
+        return {key: self.ask(f'{label} [{typed[key]}]:' if typed.get(key) else f'{label}:') or typed.get(key, '')
+                for key, label in fields.items()}
 
     def confirm(self, question):
         """Whether a person says yes; asks again until it is yes or no."""
@@ -1216,6 +1301,8 @@ class AShell(Device):
     """a-Shell and a-Shell mini: a terminal on iOS whose commands run as threads of the app."""
     back = 'come back to a-Shell (on an iPad, Split View keeps both in view)'
     installs_paramiko = True
+    app = 'a-Shell'
+    library_cure = 'pip install --no-deps --upgrade --force-reinstall paramiko (no other Python may run in the app)'
 
     def __init__(self, alone=False):
         super().__init__(alone)
@@ -1245,12 +1332,11 @@ class AShell(Device):
         return 'Safari' if self._run('open', url) is not None else ''
 
     def install_paramiko(self):
-        """Install paramiko without what cannot be compiled here; whether that worked."""
+        """Have pip install paramiko without what cannot be compiled here."""
         import importlib
         print('Installing paramiko …', file=sys.stderr, flush=True)
-        done = self._run('pip', 'install', '--no-deps', 'paramiko', limit=300) is not None
+        self._run('pip', 'install', '--no-deps', 'paramiko', limit=300)
         importlib.invalidate_caches()
-        return done
 
     def finished(self, outcome, status, events):
         # A Shortcut reads a file, which has neither what went to standard error nor the exit status.
@@ -1262,7 +1348,9 @@ class AShell(Device):
 
 class Pythonista(Device):
     """Pythonista: dialogs instead of a terminal, and the app's own modules."""
+    app = 'Pythonista'
     back = 'tap ◀ Pythonista'
+    library_cure = 'delete paramiko from site-packages and site-packages-3 (the app has its own), and restart the app'
     shows_output = False
     in_app_browser = True
     KEYCHAIN = 'codex_login'
@@ -1366,11 +1454,11 @@ class Pythonista(Device):
             raise KeyboardInterrupt
         return choice
 
-    def fill_in(self, title, fields):
+    def fill_in(self, title, fields, typed, wrong=''):
         import dialogs
-        filled = dialogs.form_dialog(title, [
-            {'type': 'text', 'key': key, 'title': label, 'value': '', 'autocorrection': False, 'autocapitalization': 0}
-            for key, label in fields.items()])
+        filled = dialogs.form_dialog(title, sections=[(wrong, [
+            {'type': 'text', 'key': key, 'title': label, 'value': typed.get(key, ''), 'autocorrection': False,
+             'autocapitalization': 0} for key, label in fields.items()])])
         if filled is None:
             raise KeyboardInterrupt
         return {key: text.strip() for key, text in filled.items()}
@@ -1409,13 +1497,18 @@ class Pythonista(Device):
             console.hud_alert(outcome[:60], 'success' if status == 0 else 'error', 2)
 
 
+def device_class():
+    """The kind of Device that this process runs on."""
+    if 'Pythonista' in sys.executable:
+        return Pythonista
+    if os.environ.get('TERM_PROGRAM') == 'a-Shell' or os.environ.get('APPNAME', '').startswith('a-Shell'):
+        return AShell
+    return Device
+
+
 def this_device(alone=False):
     """The Device that this process runs on."""
-    if 'Pythonista' in sys.executable:
-        return Pythonista(alone)
-    if os.environ.get('TERM_PROGRAM') == 'a-Shell' or os.environ.get('APPNAME', '').startswith('a-Shell'):
-        return AShell(alone)
-    return Device(alone)
+    return device_class()(alone)
 
 
 def put_line(text, stream):
@@ -1566,31 +1659,46 @@ def load_paramiko():
         paramiko = sys.modules.get('paramiko') or _import_paramiko()
     if (2,) <= _version(paramiko) < OLDEST_PARAMIKO_2:
         raise Problem('setup', f'paramiko {paramiko.__version__} is too old for today\'s servers.',
-                      'Update it: pip install --upgrade paramiko')
+                      f'What helps: {device_class().library_cure}')
     return paramiko
 
 
 def _import_paramiko():
     import logging
     import warnings
+    path = list(sys.path)
     try:
         with _lent_modules(), warnings.catch_warnings():
             warnings.simplefilter('ignore')     # deprecations that only paramiko's makers can act on
-            import paramiko
+            paramiko = _first_that_starts()
     except Exception as error:      # an import runs foreign code: it can end in anything
-        if isinstance(error, ModuleNotFoundError) and error.name == 'paramiko':
-            raise Problem('setup', 'The SSH library paramiko is not installed.',
-                          'Install it: pip install paramiko') from None
-        raise Problem('setup', f'paramiko does not start: {error}',
-                      'Install it anew: pip install --upgrade --force-reinstall paramiko. '
-                      'In Pythonista, delete it from site-packages: the app has its own.') from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == 'paramiko'
+        raise Problem('setup', 'The SSH library paramiko is not installed.' if missing else f'paramiko does not start: {error}',
+                      f'What helps: {device_class().library_cure}') from error
+    finally:
+        sys.path[:] = path
     # Without a handler, logging's last resort would print paramiko's tracebacks on stderr.
     logging.getLogger('paramiko').addHandler(logging.NullHandler())
     return paramiko
 
 
+def _first_that_starts():
+    """The module paramiko. One that does not start, as a newer one in Pythonista's site-packages, hides the app's own."""
+    import importlib
+    from importlib.machinery import PathFinder
+    holders = [place for place in sys.path if PathFinder.find_spec('paramiko', [place])]
+    for place in holders[:-1]:
+        try:
+            return importlib.import_module('paramiko')
+        except Exception:
+            sys.path.remove(place)
+            for name in [name for name in sys.modules if name.partition('.')[0] == 'paramiko']:
+                del sys.modules[name]
+    return importlib.import_module('paramiko')
+
+
 def _version(paramiko):
-    return tuple(int(part) for part in paramiko.__version__.split('.')[:2])
+    return tuple(int(part) for part in re.findall('[0-9]+', paramiko.__version__)[:2])
 
 
 def _is_old(paramiko):
@@ -1961,7 +2069,7 @@ def _read_private_key_file(path):
         raise Problem('key', f'The key {path} cannot be read: {error.strerror}') from error
     if hasattr(os, 'getuid') and status.st_uid == os.getuid() and status.st_mode & 0o077:
         raise Problem('key', f'The key {path} can be read by others, so it is not used.',
-                      f'chmod 600 {path}')
+                      f'chmod 600 {path}, or make a key for this device with --new-key.')
     return text
 
 
@@ -2464,7 +2572,7 @@ def ssh_config(text):
     if not loaded:
         spec = importlib.util.find_spec('paramiko')
         if spec is None:
-            raise Problem('setup', 'The paramiko package is missing.', 'pip install paramiko qrcode pyperclip')
+            raise Problem('setup', 'The SSH library paramiko is not installed.', f'What helps: {device_class().library_cure}')
         sys.modules['paramiko'] = shell = types.ModuleType('paramiko')
         shell.__path__ = spec.submodule_search_locations
         sys.modules['invoke'] = None
@@ -2553,11 +2661,14 @@ def take(inbox, limit):
     raise queue.Empty
 
 
+LOCAL_NETWORKS = ('10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '169.254.0.0/16', 'fe80::/10', 'fc00::/7')
+
+
 class Dialling:
     """Name resolution and TCP connection in a thread of its own, so that paramiko is imported meanwhile."""
 
-    def __init__(self, host, port, limit):
-        self._host, self._port, self._limit = host, port, limit
+    def __init__(self, host, port, limit, app=''):
+        self._host, self._port, self._limit, self._app = host, port, limit, app
         self._result = queue.Queue()
         threading.Thread(target=self._dial, daemon=True).start()
 
@@ -2572,7 +2683,7 @@ class Dialling:
             found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise Problem('name', f'The host {self._host} cannot be found: {getattr(error, "strerror", error)}.',
-                          'Check its spelling, and that this device is online.') from None
+                          'Check its spelling, and that this device is online.' + self._local_hint()) from None
         deadline = time.monotonic() + self._limit
         for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found):
             try:
@@ -2590,9 +2701,19 @@ class Dialling:
                 failure = error
         if isinstance(failure, socket.timeout):
             raise Problem('connect', f'{self._host} port {self._port} did not answer within {self._limit:g} s.',
-                          'Check address and port; a firewall may be in the way (-o ConnectTimeout=SECONDS waits longer).')
+                          'Check address and port; a firewall may be in the way (-o ConnectTimeout=SECONDS waits longer).'
+                          + self._local_hint(address[0]))
+        hint = self._local_hint(address[0]) if failure.errno == errno.EHOSTUNREACH else ''
         raise Problem('connect', f'{self._host} port {self._port} cannot be reached: {failure.strerror or failure}.',
-                      'Check address and port, and that sshd runs there.')
+                      hint.strip() or 'Check address and port, and that sshd runs there.')
+
+    def _local_hint(self, address=''):
+        """What helps where iOS lets the app reach no address of the network around it, else ''."""
+        import ipaddress
+        local = self._host.lower().rstrip('.').endswith('.local') or address and any(
+            ipaddress.ip_address(address.partition('%')[0]) in ipaddress.ip_network(network) for network in LOCAL_NETWORKS)
+        return (f' iOS may keep {self._app} from the network around it: Settings, Privacy & Security, Local Network, '
+                f'{self._app}.') if self._app and local else ''
 
     def socket(self):
         """The connected socket. Raises Problem('name') or Problem('connect')."""
@@ -2971,6 +3092,7 @@ class Credentials:
     def _load(self, path):
         """The key in the file, None where it cannot be used and nobody named it."""
         passphrase = None
+        self._device.mend_key(path)
         for _ in range(1 + self.PASSWORD_TRIES):
             try:
                 return load_private_key(path, passphrase)
@@ -3001,7 +3123,7 @@ class Hop:
     """One server on the way: what connects to it, checks its key and authenticates, the first time and again."""
 
     def __init__(self, settings, device):
-        self._settings = settings
+        self._settings, self._app = settings, device.app
         self._credentials = Credentials(settings, device)
         self._host_keys = HostKeys(settings, device)
 
@@ -3011,7 +3133,8 @@ class Hop:
         `limit` is for the TCP connection, in seconds; ConnectTimeout where it is None.
         """
         if through is None:
-            dialling = Dialling(self._settings.host, self._settings.port, limit or self._settings.connect_timeout)
+            dialling = Dialling(self._settings.host, self._settings.port, limit or self._settings.connect_timeout,
+                                 self._app)
             load_paramiko()
             sock = dialling.socket()
         else:
@@ -4485,7 +4608,8 @@ class Session(NamedTuple):
 
     def accepts(self, redirect):
         """Whether a Redirect can be this login's."""
-        if redirect.port != self.port or redirect.path not in (self.path, SUCCESS_PATH):
+        bare, redirect = not redirect.path, redirect.at(self.port, self.path)
+        if redirect.port != self.port or redirect.path not in (self.path, SUCCESS_PATH) or bare and not self.state:
             return False
         return not self.state or redirect.path != self.path or hash_of(redirect.state) == self.state
 
@@ -4949,7 +5073,7 @@ class Login:
         self._report.note(text)
 
     def _typed(self, line):
-        if line.lower() in ('q', 'quit'):
+        if line.lower() in QUIT:
             import _thread
             _thread.interrupt_main()        # wherever it is; the line below wakes it up where it waits
         self._inbox.put(('typed', line))
@@ -4965,7 +5089,8 @@ class Login:
     def _bring(self, redirect):
         """Deliver a redirect that a person brought. Raises Problem('redirect') for what is not this login's."""
         found = self._sign_in
-        if not found or redirect.port != found.port \
+        bare, redirect = not redirect.path, redirect.at(found.port, found.path) if found else redirect
+        if not found or redirect.port != found.port or bare and not found.state \
                 or redirect.path == found.path and found.state and redirect.state != found.state \
                 or redirect.path not in (found.path, SUCCESS_PATH):
             raise Problem('redirect', 'That redirect does not belong to the login that waits.',
@@ -5037,7 +5162,7 @@ class Tunnels:
             self._link.close()
 
     def _typed(self, line):
-        if line.lower() in ('q', 'quit'):
+        if line.lower() in QUIT:
             self._inbox.put(KeyboardInterrupt())
 
     def _wait(self, forwards):
@@ -5070,8 +5195,11 @@ def ago(seconds):
 
 
 def qr_code(text):
-    """`text` as a QR code of half blocks, for a terminal."""
-    import qrcode
+    """`text` as a QR code of half blocks, for a terminal; a line where this device cannot draw one."""
+    try:
+        import qrcode
+    except ImportError:
+        return 'There is no QR code: the package qrcode is missing here.'
     code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
     code.add_data(text)
     drawn = io.StringIO()
@@ -5214,12 +5342,28 @@ def has_forwards(name, device):
 
 def ask_for_server(device):
     """The name of a server that a person describes, written into the configuration."""
-    given = device.fill_in('New server', {'host': 'Address', 'user': 'User', 'port': 'Port (22)', 'name': 'Name'})
-    destination = parse_destination(given['host'])
-    name = given['name'] or re.sub('[^A-Za-z0-9_-]', '-', destination.host)[:32].strip('-')
-    port = parse_port(given['port'], 'Port') if given['port'] else destination.port or 22
-    add_server(Pairing(name, destination.host, port, given['user'] or destination.user or '', ()), device)
-    return name
+    fields, given, wrong = {'host': 'Address', 'user': 'User', 'port': 'Port (22)', 'name': 'Name'}, {}, ''
+    while True:
+        before, given = given, device.fill_in('New server', fields, given, wrong)
+        try:
+            pairing = typed_server(given, device.user())
+            add_server(pairing, device)
+            return pairing.name
+        except Problem as problem:
+            if problem.kind != 'usage' or given == before:
+                raise
+            wrong = f'{problem.message}\n{problem.hint}'
+
+
+def typed_server(given, local_user):
+    """The Pairing for the fields that a person filled in: whatever ssh takes. Raises Problem('usage')."""
+    given = {key: plain_word(text) for key, text in given.items()}
+    user, host, port = parse_destination(given['host'])
+    user = given['user'] or user or local_user
+    if not user:
+        raise usage_problem(f'As whom at {host}?', 'Fill in the user.')
+    return Pairing(given['name'] or re.sub('[^A-Za-z0-9_-]', '-', host).strip('-'), host,
+                   parse_port(given['port'], 'Port') if given['port'] else port or 22, user, ())
 
 
 def last_server(device):
@@ -5285,17 +5429,25 @@ def make_parser():
     return parser
 
 
+def parse_plainly(parser, words, options=None):
+    """Parse `words` up to the command's first one as plain_word reads them; the others are the server's to read."""
+    import copy
+    # The second time, the command's first word stands in the destination's place.
+    own = len(words) - len(parser.parse_args(words, copy.copy(options)).command) + (options is None)
+    return parser.parse_args([*map(plain_word, words[:own]), *words[own:]], options)
+
+
 def split_words(words):
     """What stands on a command line, as argparse's namespace; options may follow the destination, as with ssh.
 
     Raises Problem('usage'), and SystemExit after --help and --version.
     """
     parser = make_parser()
-    options = parser.parse_args(words)
+    options = parse_plainly(parser, words)
     if options.command and options.command[0].startswith('-'):
         destination, rest = options.destination, options.command
         options.destination, options.command = None, []
-        options = parser.parse_args(rest, options)      # its first word that is no option is the command's
+        options = parse_plainly(parser, rest, options)  # its first word that is no option is the command's
         options.command = [options.destination, *options.command] if options.destination else []
         options.destination = destination
     return options
@@ -5356,12 +5508,12 @@ def log_to_stderr():
 
 
 def cancel_on_signals():
-    """SIGTERM and SIGHUP end the login as Ctrl-C does, so that nothing is left at the server."""
+    """SIGTERM, SIGHUP and SIGQUIT (a window of a-Shell that is closed) end the login as Ctrl-C does."""
     import signal
 
     def cancel(number, frame):
         raise KeyboardInterrupt
-    for name in ('SIGTERM', 'SIGHUP'):
+    for name in ('SIGTERM', 'SIGHUP', 'SIGQUIT'):
         try:
             if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:      # nohup's wish
                 signal.signal(getattr(signal, name), cancel)
@@ -5411,8 +5563,14 @@ def prepare(device, options):
     if not device.installs_paramiko or importlib.util.find_spec('paramiko'):
         return
     question = 'The SSH library paramiko is missing. Install it now'
-    if not (options.yes or not device.alone and device.confirm(question)) or not device.install_paramiko():
-        raise Problem('setup', 'The SSH library paramiko is missing.', 'Install it: pip install --no-deps paramiko')
+    cure = 'Install it: pip install --no-deps paramiko'
+    if not (options.yes or not device.alone and device.confirm(question)):
+        raise Problem('setup', 'The SSH library paramiko is missing.', cure)
+    device.install_paramiko()
+    if not importlib.util.find_spec('paramiko'):        # whatever pip's status says
+        raise Problem('setup', 'The SSH library paramiko is missing: pip did not install it.',
+                      'a-Shell runs two Pythons at once, and pip is one. Close the windows where another runs, check that '
+                      'this device is online, and start again. By hand, with no Python running: pip install --no-deps paramiko')
 
 
 def finish(options, device, report):

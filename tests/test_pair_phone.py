@@ -166,7 +166,7 @@ def test_a_host_that_is_none_is_refused(host):
         parse(link_with(host=host))
 
 
-def test_an_address_of_one_network_interface_is_refused_from_a_form_too():
+def test_an_address_of_one_network_interface_is_refused_from_a_stranger():
     with pytest.raises(Problem, match='address'):
         codex_login.checked_pairing(PAIRING._replace(host='fe80::5%eth0', fingerprints=()))
 
