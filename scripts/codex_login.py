@@ -194,6 +194,11 @@ class Settings(NamedTuple):
         """The server as people know it."""
         return f'{self.user}@{self.alias}'
 
+    @property
+    def account(self):
+        """Who gets what is sent there: not the alias, which anybody can give to any host."""
+        return f'{self.user}@{known_hosts_name(self.host, self.port)}'
+
 
 LONGEST_TIME = 10 ** 6         # seconds; the system's waits take no more than some weeks
 OWN_IDENTITY = 'id_codex_login'         # what --new-key makes
@@ -1112,6 +1117,7 @@ class Device:
     in_app_browser = False
     installs_paramiko = False
     unattended = False          # somebody can be asked what is needed, but a program waits for the outcome
+    takes_links = False         # a web page can start this script, and give it its arguments
 
     def __init__(self, alone=False):
         self.alone = alone or not sys.stdin or not sys.stdin.isatty()
@@ -1121,6 +1127,10 @@ class Device:
                                          'codex-login')
         self._asking = threading.Lock()     # held while a person answers a question: the reader of lines stands back
         self._take_answer = None
+
+    def can_agree(self):
+        """Whether somebody is here to say yes to something new."""
+        return not (self.alone or self.unattended)
 
     def user(self):
         """The account's name on this device, which ssh takes where none is given; '' where that says nothing."""
@@ -1353,6 +1363,7 @@ class Pythonista(Device):
     library_cure = 'delete paramiko from site-packages and site-packages-3 (the app has its own), and restart the app'
     shows_output = False
     in_app_browser = True
+    takes_links = True
     KEYCHAIN = 'codex_login'
     REMINDER = 'pythonista3://?codex_login'     # the address that a reminder opens, by which it is known again
 
@@ -1365,6 +1376,10 @@ class Pythonista(Device):
         self.ssh_folder = os.path.join(self.home, '.ssh')
         self.state_folder = os.path.join(self.home, '.codex-login')
         self._sheet = None
+
+    def can_agree(self):
+        import appex
+        return super().can_agree() and not appex.is_running_extension()
 
     def user(self):
         return ''
@@ -2946,8 +2961,7 @@ class Credentials:
 
     def __init__(self, settings, device):
         self._settings, self._device = settings, device
-        self._server = f'{settings.user}@{known_hosts_name(settings.host, settings.port)}'
-        self._whom = harmless(self._server)     # who gets what is typed: not the alias, which anybody can give to any host
+        self._server, self._whom = settings.account, harmless(settings.account)
         self._steps = []        # (method, secret) of each step that the server accepted, in order
         self._tried = []
         self._was_let_in = False
@@ -4787,7 +4801,7 @@ class Login:
         present = self._start(again=self._options.again)
         if present is not None:
             self._report.tell('signed-in', text=present)
-            if self._device.alone or self._device.unattended or not self._device.confirm(
+            if not self._device.can_agree() or not self._device.confirm(
                     f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login)'):
                 self._report.note('Nothing was changed. --again signs in anew.')
                 return False
@@ -5234,7 +5248,7 @@ def add_by_link(link, device, report):
     pairing = parse_pairing_link(link)
     known = config_has_host(read_config(config_path(device), device.ssh_folder), pairing.name)
     report.show('This link adds a server:\n' + pairing_summary(pairing))
-    if device.alone:
+    if not device.can_agree():
         raise Problem('pairing', 'A pairing link needs a person to say yes.', 'Run it at a terminal, or in the app.')
     question = f'Replace the server {pairing.name} that is there already' if known else 'Add it'
     if not device.confirm(question if device.shows_output else f'{pairing_summary(pairing)}\n\n{question}'):
@@ -5573,23 +5587,86 @@ def prepare(device, options):
                       'this device is online, and start again. By hand, with no Python running: pip install --no-deps paramiko')
 
 
-def finish(options, device, report):
-    """Deliver the redirect that a person brought to the login it belongs to; the exit status. Raises Problem."""
-    redirect = parse_redirect(options.finish or device.paste())
+def waiting_login(redirect, device, report):
+    """The Session that a redirect belongs to. Raises Problem('redirect')."""
     waiting = Sessions(device, report.note).all()
     session = next((session for session in waiting if session.accepts(redirect)), None)
     if session is None:
         raise Problem('redirect', 'That redirect belongs to no login that waits.' if waiting else 'No login is waiting.',
                       'Start the login again, and finish it with the page that it opens.')
+    return session
+
+
+def finish(options, device, report):
+    """Deliver the redirect that a person brought to the login it belongs to; the exit status. Raises Problem."""
+    redirect = parse_redirect(options.finish or device.paste())
+    session = waiting_login(redirect, device, report)
     words = (['--device-auth'] if session.device_auth else []) + session.arguments + session.command
     again = read_arguments(words)
     again.json, again.verbose, again.quiet = options.json, options.verbose, options.quiet
     return sign_in(again, device, report, redirect)
 
 
+# -- Links -------------------------------------------------------------------------------------------------------------
+
+# What changes only what is shown: with these, a link may name a server of the configuration unasked.
+SHOWN_ONLY = {'destination', 'verbose', 'quiet', 'json', 'qr', 'browser'}
+MOST_SHOWN = 800            # characters of a question: nobody can agree to what does not fit into a dialog
+
+
+def names_a_server(asked, device):
+    """Whether a command line does no more than name a server of the configuration, or asks the person by itself."""
+    usual = vars(make_parser().parse_args([]))
+    more = {name for name, value in vars(asked).items() if value != usual[name]} - SHOWN_ONLY
+    if more:        # --add has its own question; --finish without an address brings nothing of a stranger's
+        return more == {'add'} or more == {'finish'} and not (asked.finish or asked.destination)
+    return asked.destination in host_entries(read_config(config_path(device), device.ssh_folder))
+
+
+def consent_question(words, options, device, report):
+    """What arguments would do, as the configuration resolves them, for the person who is to agree."""
+    if options.finish:
+        redirect = parse_redirect(options.finish)
+        session = waiting_login(redirect, device, report)
+        lines = [f'Hand the page localhost:{redirect.port}{redirect.path} to the login at {session.server}']
+    else:
+        settings = settings_of(options, device)
+        tunnels = (*options.forwards, *(settings.forwards if options.only_forwards else ()))
+        lines = [' '.join(words), f'Account: {settings.account}', *(f'Through: {hop.account}' for hop in options.jumps),
+                 *(f'Tunnel: -{spec.mode} {spec}' + " (into this device's network)" * (spec.mode == 'R') for spec in tunnels)]
+        if not options.only_forwards:
+            lines.append('Makes a key, and adds it there' if options.new_key
+                         else f'Runs: {" ".join(options.command) or "codex login"}')
+    # Spelled out as Python does: no character is unseen.
+    return '\n'.join(['A link, a Shortcut or you want:', *(repr(line)[1:-1] for line in lines), 'You are asked once. Agree'])
+
+
+def ask_consent(words, options, device, report):
+    """Have a person agree to arguments that a link may have brought; a yes is kept for these very words. Raises Problem."""
+    import json
+    path = os.path.join(device.state_folder, 'agreed')
+    question = consent_question(words, options, device, report)
+    mark = hash_of(json.dumps([words, question]))       # the words may have a code in them
+    agreed = []
+    with contextlib.suppress(OSError), open(path, encoding='ascii', errors='replace') as file:
+        agreed = file.read().split()
+    if mark in agreed:
+        return
+    if len(question) > MOST_SHOWN:
+        raise Problem('consent', 'These arguments are too long to be read in a question.', 'Choose the server from the menu.')
+    if not device.can_agree():
+        raise Problem('consent', f'Nobody is here to agree. {question}.',
+                      'Run it once in the app with the very same arguments (hold ▷), and say yes. From then on it runs unasked.')
+    if not device.confirm(question):
+        raise Problem('cancelled', 'Nothing was done.', status=CANCELLED)
+    with contextlib.suppress(OSError):          # then it is asked again
+        write_private(path, '\n'.join([*agreed[-99:], mark]) + '\n')
+
+
 def main(words=None):
     """Run with `words` as arguments; the exit status."""
-    words = sys.argv[1:] if words is None else words
+    brought = words is None         # by whoever started the script: on some devices, a web page can
+    words = sys.argv[1:] if brought else words
     try:
         asked = split_words(words)
     except SystemExit as leaving:       # after --help and --version
@@ -5601,8 +5678,10 @@ def main(words=None):
     report = JsonReport() if events else TextReport(quiet)
     try:
         if not words and not device.alone:
-            words = choose_from_menu(device, Sessions(device, report.note))
+            words, brought = choose_from_menu(device, Sessions(device, report.note)), False
         options = read_arguments(words)
+        if brought and device.takes_links and not names_a_server(asked, device):
+            ask_consent(words, options, device, report)
         if options.verbose:
             log_to_stderr()
         cancel_on_signals()

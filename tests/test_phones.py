@@ -308,7 +308,7 @@ def test_a_new_key_asks_for_the_password_once_and_disturbs_no_other_key(phone, s
 
     def make_key(asked):
         if asked and not phone.is_terminal:
-            phone.phone.will_answer(('console.password_alert', PASSWORD))
+            phone.phone.will_answer(('console.alert', YES), ('console.password_alert', PASSWORD))
         script = phone.start('--new-key', 'home')
         if asked and phone.is_terminal:
             script.answer('password:', PASSWORD)
@@ -337,7 +337,7 @@ def test_a_new_key_that_does_not_open_the_door_is_not_called_done(phone, server)
     phone.trust(server.known_hosts())
     server.authorized_keys = set
     if not phone.is_terminal:
-        phone.phone.will_answer(('console.password_alert', PASSWORD))
+        phone.phone.will_answer(('console.alert', YES), ('console.password_alert', PASSWORD))
     script = phone.start('--new-key', 'home')
     if phone.is_terminal:
         script.answer('password:', PASSWORD)
@@ -409,6 +409,8 @@ def test_a_pairing_link_that_gets_no_yes_adds_nothing(phone, server):
 
 def test_a_device_code_is_copied_and_its_page_opened(phone, server):
     phone.know(server)
+    if not phone.is_terminal:
+        phone.phone.will_answer(('console.alert', YES))
     script = phone.start('--device-auth', 'home')
     assert phone.sign_in_page(script) == 'https://auth.openai.com/codex/device'
     assert re.fullmatch('[0-9A-F]{4}-[0-9A-F]{5}', phone.phone.clipboard)
@@ -484,10 +486,13 @@ def test_another_program_is_picked_from_the_menu(pythonista, server):
     pythonista.sign_in()
 
 
-def test_arguments_skip_the_menu(pythonista, server):
+def test_arguments_skip_the_menu_and_are_agreed_to_once_where_they_name_no_known_server(pythonista, server):
     pythonista.know(server)
-    pythonista.sign_in(f'{server.user}@{server.address}:{server.port}')
-    assert pythonista.asked == []
+    pythonista.phone.will_answer(('console.alert', YES))
+    for _ in range(2):
+        pythonista.sign_in(f'{server.user}@{server.address}:{server.port}')
+        (server.home / '.codex' / 'auth.json').unlink()
+    assert pythonista.asked == ['console.alert']
 
 
 def test_a_wrong_password_is_asked_again_and_only_the_right_one_is_kept(pythonista, server):

@@ -25,6 +25,7 @@ SERVERS = {
     'OpenSSH-9': dict,
 }
 DESTINATION = f'{laboratory.USER}@{laboratory.SERVER_NAME}'
+NAME = 'home'       # of the server in the phone's ssh configuration
 
 
 @pytest.fixture(scope='module', params=SERVERS)
@@ -88,6 +89,8 @@ def pythonista(request, tmp_path, lab):
 def introduced(handset, lab):
     handset.trust(lab.known_hosts())
     handset.take_key(lab.user_key())
+    (handset.ssh / 'config').write_text(
+        f'Host {NAME}\n    HostName {laboratory.SERVER_NAME}\n    User {laboratory.USER}\n')
     return handset
 
 
@@ -103,7 +106,7 @@ def signed_in(script, tab, lab):
 
 def killed_login(phone, tab):
     """A login whose app was killed after Safari had opened, and the page that failed: nobody listened."""
-    script = phone.start(DESTINATION)
+    script = phone.start(NAME)
     tab.open(phone.sign_in_page(script))
     script.kill()
     tab.click('#continue')
@@ -112,7 +115,7 @@ def killed_login(phone, tab):
 
 
 def test_a_login(phone, tab, lab):
-    script = phone.start(DESTINATION)
+    script = phone.start(NAME)
     tab.open(phone.sign_in_page(script))
     tab.click('#continue')
     assert signed_in(script, tab, lab)
@@ -122,7 +125,7 @@ def test_a_login(phone, tab, lab):
 def test_safari_comes_back_after_the_app_was_frozen(cut, phone, tab, lab):
     if not phone.is_terminal:
         phone.phone.will_answer(('console.alert', NO))      # to the app's own browser next time
-    script = phone.start(DESTINATION)
+    script = phone.start(NAME)
     tab.open(phone.sign_in_page(script))
     script.stop()
     asleep = time.monotonic()
@@ -138,7 +141,7 @@ def test_safari_comes_back_after_the_app_was_frozen(cut, phone, tab, lab):
 
 def test_a_killed_app_is_started_again_and_the_failed_page_loaded_again(phone, tab, lab):
     failed = killed_login(phone, tab)
-    script = phone.start(DESTINATION)
+    script = phone.start(NAME)
     phone.sign_in_page(script)
     assert tab.url() == failed
     tab.reload()

@@ -5,15 +5,168 @@ The server here is the embedded one; what it says and does is what a hostile one
 
 import re
 import shutil
+import stat
 import subprocess
+import urllib.parse
 
 import embedded
 import pytest
-from harness import PATIENCE
+from harness import PATIENCE, Browser
 from test_login import codex_login, failure, forget_keys
-from test_phones import pythonista  # noqa: F401 (a fixture)
+from test_phones import NO, YES, pairing_with, pythonista  # noqa: F401 (a fixture is used by its name)
 
 # --- Who asked ----------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def linked(pythonista, server):
+    """Pythonista, on which a link of a web page runs the script: `linked(word, …)`. It knows the server as `home`."""
+    pythonista.know(server)
+
+    def follow(*words, answer=None, **how):
+        if answer:
+            pythonista.phone.will_answer(('console.alert', answer))
+        return pythonista.start(*words, **how)
+    return follow
+
+
+on_one_pythonista = pytest.mark.parametrize('pythonista', ['Pythonista'], indirect=True)
+
+# Words of links, with what has to be read before a yes. {account} is the server's.
+LINKS = {
+    'a command': (['home', 'touch', 'PWNED'], ['{account}', 'touch PWNED']),
+    'a server that is not configured': (['{account}'], ['{account}', 'codex login']),
+    'another account': (['eve@home'], ['eve@{address}', 'codex login']),
+    'another account, too': (['-l', 'eve', 'home'], ['eve@{address}']),
+    'another port': (['-p', '2', 'home'], ['{user}@[127.0.0.1]:2']),
+    'another host under a known name': (['-o', 'HostName=192.0.2.9', 'home'], ['{user}@[192.0.2.9]:{port}']),
+    'another configuration': (['-F', 'none', '-l', 'eve', 'home'], ['eve@home', '-F none']),
+    'no host key': (['-o', 'StrictHostKeyChecking=no', '-o', 'UserKnownHostsFile=/dev/null', 'home'],
+                    ['{account}', 'StrictHostKeyChecking=no', 'UserKnownHostsFile=/dev/null']),
+    'a key': (['-i', '/a/key', 'home'], ['{account}', '-i /a/key']),
+    'a proxy into the network of the phone': (['-N', '-R', '9000', 'x@evil.example'],
+                                              ['x@evil.example', '-R 9000', "this device's network"]),
+    'a tunnel': (['-N', '-L', '8080:intranet:80', 'home'], ['{account}', '-L 8080:intranet:80']),
+    'a way through another server': (['-J', 'spy@evil.example:99', 'home'], ['spy@[evil.example]:99', '{account}']),
+    'a new key': (['--new-key', 'home'], ['{account}', 'key']),
+    'the end of the present login': (['--again', 'home'], ['{account}', '--again']),
+    'the end of a waiting login': (['--fresh', 'home'], ['{account}', '--fresh']),
+    'a code': (['--device-auth', 'home'], ['{account}', '--device-auth']),
+    'words after the name': (['home', '-v', 'id'], ['{account}', 'id']),
+}
+
+
+def link(name, server):
+    words, shown = LINKS[name]
+    fields = {'account': account(server), 'address': f'[127.0.0.1]:{server.port}', 'user': server.user, 'port': server.port}
+    return [word.format(**fields) for word in words], [text.format(**fields) for text in shown]
+
+
+@on_one_pythonista
+@pytest.mark.parametrize('name', LINKS)
+def test_a_link_is_put_to_the_person_with_the_real_account_and_what_it_does(name, linked, pythonista, server):
+    words, shown = link(name, server)
+    assert linked(*words, answer=NO).wait() == 130
+    [call] = pythonista.phone.called('console.alert')
+    assert [text for text in shown if text not in call['args'][1]] == []
+    assert server.connections == 0 and not list(server.home.rglob('PWNED'))
+
+
+@on_one_pythonista
+@pytest.mark.parametrize('where', ['shortcut', 'extension', 'json'])
+def test_a_link_does_nothing_where_nobody_can_be_asked_and_says_what_to_do(where, linked, pythonista, server):
+    if where == 'shortcut':
+        pythonista.phone.run_as_shortcut()
+    if where == 'extension':
+        pythonista.phone.share(text='something')
+    script = linked('home', 'touch PWNED', json_events=where == 'json')
+    assert script.wait() == 255
+    assert account(server) in script.stdout + script.stderr and 'say yes' in script.stdout + script.stderr
+    assert pythonista.asked == [] and server.connections == 0
+
+
+@on_one_pythonista
+def test_a_yes_to_a_link_is_remembered_by_its_exact_words(linked, pythonista, server):
+    assert linked('home', 'echo one', answer=YES).wait() == 0
+    agreed = linked('home', 'echo one')
+    assert agreed.wait() == 0 and 'one' in agreed.stdout
+    pythonista.phone.run_as_shortcut()
+    assert linked('home', 'echo one').wait() == 0
+    for others in (['home', 'echo one '], ['home', 'echo', 'one', '&& touch PWNED'], ['-v', 'home', 'echo one'], ['home', 'echo two']):
+        assert linked(*others).wait() == 255
+    assert pythonista.asked == ['console.alert']
+    files = [path for path in (pythonista.folder / '.codex-login').iterdir() if path.name != 'last']
+    assert [stat.S_IMODE(path.stat().st_mode) for path in files] == [0o600]
+    assert 'echo' not in files[0].read_text()
+
+
+@on_one_pythonista
+def test_a_yes_counts_no_longer_once_the_name_leads_elsewhere(linked, pythonista, server):
+    assert linked('home', 'true', answer=YES).wait() == 0
+    config = pythonista.ssh / 'config'
+    config.write_text(config.read_text().replace(server.address, '192.0.2.9'))
+    assert linked('home', 'true', answer=NO).wait() == 130
+    assert '192.0.2.9' in pythonista.phone.called('console.alert')[-1]['args'][1]
+
+
+@on_one_pythonista
+def test_hostile_text_in_a_link_is_shown_for_what_it_is(linked, pythonista, server):
+    hostile = 'true\ntouch PWNED\x1b[8m\u202eetihw\x07'
+    assert linked('home', hostile, answer=NO).wait() == 130
+    text = pythonista.phone.called('console.alert')[0]['args'][1]
+    assert r'true\ntouch PWNED\x1b[8m\u202eetihw\x07' in text
+    assert all(line.isprintable() for line in text.splitlines())
+
+
+@on_one_pythonista
+def test_a_link_too_long_to_be_read_is_refused_not_cut(linked, pythonista, server):
+    script = linked('home', 'true ' + ' ' * 3000 + '; touch PWNED')
+    assert script.wait() == 255 and 'too long' in script.stderr
+    assert pythonista.asked == [] and server.connections == 0
+
+
+@on_one_pythonista
+def test_a_known_server_by_its_name_is_not_asked_about_whatever_is_to_be_shown(linked, pythonista, server):
+    for words in (['home'], ['-v', 'home'], ['-q', '--browser', 'default', 'home'], ['home', '-v']):
+        pythonista.sign_in(*words)
+        (server.home / '.codex' / 'auth.json').unlink()
+    pythonista.sign_in('home', json_events=True)
+    assert pythonista.asked == []
+
+
+@on_one_pythonista
+def test_a_link_with_an_answer_of_a_browser_is_asked_about_without_showing_or_keeping_its_secrets(linked, pythonista, server):
+    first = linked('home')
+    redirect = Browser(pythonista.sign_in_page(first)).redirect()
+    first.kill()
+    query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(redirect).query))
+    assert linked('--finish', redirect, answer=NO).wait() == 130
+    assert not (server.home / '.codex' / 'auth.json').exists()
+    assert linked('--finish', redirect, answer=YES).wait() == 0
+    assert (server.home / '.codex' / 'auth.json').exists()
+    kept = ''.join(path.read_text() for path in (pythonista.folder / '.codex-login').iterdir())
+    for call in pythonista.phone.called('console.alert'):
+        assert f'{server.user}@127.0.0.1:{server.port}' in call['args'][1] and '/auth/callback' in call['args'][1]
+        kept += call['args'][1]
+    assert query['code'] not in kept and query['state'] not in kept
+
+
+@on_one_pythonista
+def test_the_words_of_a_saved_login_were_agreed_to_and_are_not_asked_about_again(linked, pythonista, server):
+    first = linked('-o', 'StrictHostKeyChecking=yes', 'home', answer=YES)
+    pythonista.phone.clipboard = Browser(pythonista.sign_in_page(first)).redirect()
+    first.kill()
+    assert linked('--finish').wait() == 0
+    assert pythonista.asked == ['console.alert']
+
+
+@on_one_pythonista
+def test_a_pairing_link_is_asked_about_once_and_by_nobody_in_a_shortcut(linked, pythonista, server):
+    words = pairing_with(pythonista, server)
+    before = (pythonista.ssh / 'config').read_text()
+    pythonista.phone.run_as_shortcut()
+    assert linked(*words).wait() == 255
+    assert pythonista.asked == [] and (pythonista.ssh / 'config').read_text() == before
+
 
 def asks(server, home, *questions, title='', instruction=''):
     """A server that asks these questions; their answers are all `42`."""
