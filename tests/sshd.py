@@ -111,18 +111,18 @@ class Sshd:
         self._cleanup.close()
 
     def _build(self):
-        self._files = pathlib.Path(tempfile.mkdtemp(prefix='sshd-'))
-        self._cleanup.callback(shutil.rmtree, self._files, ignore_errors=True)
-        self._files.chmod(0o755)
-        self.home, self.tmp, self.bin = (self._files / name for name in ('home', 'tmp', 'bin'))
-        for folder in (self._files / 'etc', self.home, self.tmp, self.bin):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix='sshd-'))
+        self._cleanup.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self.folder.chmod(0o755)
+        self.home, self.tmp, self.bin = (self.folder / name for name in ('home', 'tmp', 'bin'))
+        for folder in (self.folder / 'etc', self.home, self.tmp, self.bin):
             folder.mkdir(mode=0o755)
         self.tmp.chmod(0o1777)
         self._room = lab.Room([*lab.user_namespace(), '-n', '-m', '-p'])
         self._cleanup.callback(self._room.close)
         self._cleanup.callback(self._end_all)
         self._write_files()
-        self._room.run(DISK, files=str(self._files), without=' '.join(self._without), tmp=self._kind_of_tmp)
+        self._room.run(DISK, files=str(self.folder), without=' '.join(self._without), tmp=self._kind_of_tmp)
         # The account is whoever runs the tests, under another name: what they may read, it may.
         become = ['unshare', '-U', f'--map-user={ACCOUNT_ID}', f'--map-group={ACCOUNT_ID}', '--'] if ACCOUNT_ID else []
         self._sshd = [*self._room.enter(), *become, lab.tool('sshd'), '-i', '-f', '/run/lab/sshd_config',
@@ -145,14 +145,14 @@ class Sshd:
                 'group': f'root:x:0:\ntty:x:5:\n{user}:x:{number}:\nnogroup:x:65534:\n',
                 'shadow': f'root:*:19000:0:99999:7:::\n{user}:*:19000:0:99999:7:::\n',
                 'nsswitch.conf': 'passwd: files\ngroup: files\nshadow: files\nhosts: files\n'}.items():
-            (self._files / 'etc' / name).write_text(text)
+            (self.folder / 'etc' / name).write_text(text)
         for name, text in self._start.items():
             (self.home / name).parent.mkdir(parents=True, exist_ok=True)
             (self.home / name).write_text(text + '\n')
         private, self._public = _host_key()
-        (self._files / 'host').touch(mode=0o600)
-        (self._files / 'host').write_text(private)
-        self._keys = self._files / 'authorized_keys'
+        (self.folder / 'host').touch(mode=0o600)
+        (self.folder / 'host').write_text(private)
+        self._keys = self.folder / 'authorized_keys'
         self._keys.touch()
 
     def _write_config(self):
@@ -164,7 +164,7 @@ class Sshd:
             'LogLevel': 'VERBOSE', 'PrintMotd': 'no', 'Subsystem': 'sftp internal-sftp',
             'SetEnv': ' '.join(f'"{name}={value}"' for name, value in session.items()), **self._options}
         text = ''.join(f'{name} {value}\n' for name, value in options.items())
-        (self._files / 'sshd_config').write_text(text)
+        (self.folder / 'sshd_config').write_text(text)
 
     def _accept(self):
         while True:
@@ -198,7 +198,7 @@ class Sshd:
         path = pathlib.Path(folder or self.bin) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         # A copy: the original may lie below a folder that is another one at the server.
-        shutil.copy(embedded.STAND_IN, self._files / 'stand_in_codex.py')
+        shutil.copy(embedded.STAND_IN, self.folder / 'stand_in_codex.py')
         command = shlex.join([sys.executable, '-I', '-S', '/run/lab/stand_in_codex.py', name])
         return self.add_program(name, f'#!/bin/sh\nexec {command} "$@"\n', path.parent)
 
@@ -211,8 +211,8 @@ class Sshd:
 
     def hide(self, name):
         """Move a program from the PATH of every session to /run/lab/elsewhere."""
-        (self._files / 'elsewhere').mkdir(exist_ok=True)
-        (self.bin / name).rename(self._files / 'elsewhere' / name)
+        (self.folder / 'elsewhere').mkdir(exist_ok=True)
+        (self.bin / name).rename(self.folder / 'elsewhere' / name)
 
     def authorize(self, line):
         """Let a key in: a line as in id_ed25519.pub."""
@@ -256,5 +256,5 @@ class Sshd:
 
     def log(self):
         """What sshd said so far."""
-        log = self._files / 'log'
+        log = self.folder / 'log'
         return log.read_text(errors='replace') if log.exists() else ''
