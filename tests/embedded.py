@@ -3,12 +3,13 @@
     with EmbeddedServer(password='open sesame') as server:
         …connect to 127.0.0.1, server.port, as server.user…
         server.cut()                       # every connection reset, the commands live on, as with sshd
+        server.bad_day = 'silent at exec'  # what goes wrong from now on, and where
         assert server.leftovers() == []    # processes and temporary files of its commands
 
-Two layers. The *front* owns the TCP sockets and carries bytes to and from paramiko; there a test freezes,
-cuts or refuses connections. Behind it paramiko speaks SSH, and every `exec` request becomes a real process in
-a private home, wired as OpenSSH's sshd wires one: all three streams with end of file, the exit status, no
-terminal, and no signal when the connection is lost.
+Three layers. The *front* owns the TCP sockets and carries bytes to and from paramiko; there a test freezes,
+cuts or refuses connections. Behind it strict.py speaks SSH as OpenSSH's sshd does, and refuses what that one
+refuses. Every `exec` request becomes a real process in a private home, wired as sshd wires one: all three
+streams with end of file, the exit status, no terminal, and no signal when the connection is lost.
 
 The server's 127.0.0.1 is the phone's 127.0.0.1 too, so both cannot hold port 1455. The stand-in CLI therefore
 listens on a port of the system's choice and notes `HOST ANNOUNCED REAL` in the file that $STAND_IN_MAP names;
@@ -28,6 +29,7 @@ import functools
 import hashlib
 import io
 import ipaddress
+import itertools
 import json
 import logging
 import os
@@ -44,8 +46,10 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 
 import paramiko
+import strict
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
@@ -177,8 +181,8 @@ class _Front:
             self._flowing.clear() if frozen else self._flowing.set()
         self._do(change)
 
-    def cut(self):
-        self._do(self._cut)
+    def cut(self, peer=None):
+        self._do(self._cut, peer)
 
     def drop_after(self, count):
         async def change():
@@ -193,8 +197,8 @@ class _Front:
         self._thread.join(5)
         self._loop.close()
 
-    def _do(self, coroutine):
-        asyncio.run_coroutine_threadsafe(coroutine(), self._loop).result(10)
+    def _do(self, coroutine, *arguments):
+        asyncio.run_coroutine_threadsafe(coroutine(*arguments), self._loop).result(10)
 
     async def _listen(self):
         if self._listener is None:
@@ -206,9 +210,9 @@ class _Front:
             self._listener.close()
             self._listener = None
 
-    async def _cut(self):
+    async def _cut(self, peer=None):
         # A linger time of zero makes the close a reset, as a dead peer's kernel would send it.
-        for writer in list(self._wires):
+        for writer in [writer for writer in self._wires if peer in (None, writer.get_extra_info('peername'))]:
             with contextlib.suppress(OSError):      # it is closed already
                 writer.get_extra_info('socket').setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
@@ -271,17 +275,26 @@ GONE = (OSError, EOFError)
 def _join_streams(channel, sock):
     """Carry both directions between a channel and a socket; each ends by itself, both close after both."""
     def outward():
-        with contextlib.suppress(*GONE):
+        try:
             while data := channel.recv(CHUNK):
                 sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
+        except GONE:
+            channel.refuse_input()
 
     def inward():
         with contextlib.suppress(*GONE):
             while data := sock.recv(CHUNK):
                 channel.sendall(data)
+        # A reset is an end of file to sshd, too.
+        with contextlib.suppress(*GONE):
             channel.shutdown_write()
 
+    def hang_up():
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RD)
+
+    channel.when_hung_up(hang_up)
     directions = [_start(outward), _start(inward)]
     for direction in directions:
         direction.join()
@@ -292,11 +305,16 @@ def _join_streams(channel, sock):
 
 def _run_process(channel, process):
     """Wire a process to its channel as sshd does, until both are done with each other."""
+    ended = threading.Event()
+
     def feed():
-        with contextlib.suppress(*GONE), process.stdin as pipe:
-            while data := channel.recv(CHUNK):
-                pipe.write(data)
-                pipe.flush()
+        try:
+            with process.stdin as pipe:
+                while data := channel.recv(CHUNK):
+                    pipe.write(data)
+                    pipe.flush()
+        except GONE:
+            channel.refuse_input()
 
     def drain(pipe, send):
         # A lost connection closes the pipe: the process gets SIGPIPE if it writes on, nothing else ends it.
@@ -309,75 +327,61 @@ def _run_process(channel, process):
             thread.join()
         with contextlib.suppress(*GONE):
             channel.shutdown_write()
+        ended.set()
 
+    channel.when_hung_up(ended.set)
     _start(feed)
     outputs = [_start(drain, process.stdout, channel.sendall),
                _start(drain, process.stderr, channel.sendall_stderr)]
-    ending = _start(end_output)
+    _start(end_output)
     status = process.wait()
     with contextlib.suppress(*GONE):
-        # A command ended by a signal has no status; sshd's exit-signal is nothing else to paramiko's clients.
-        if status >= 0:
-            channel.send_exit_status(status)
-        ending.join()
+        channel.send_end(status)
+        channel.refuse_input()
+        ended.wait()
         channel.close()
 
 
 # --- One connection -----------------------------------------------------------------------------------------
 
-class _Session(paramiko.ServerInterface):
-    """What one client may do: authenticate, run commands, forward ports."""
+class _Session:
+    """What one client may do: authenticate, run commands, forward ports. strict.py asks; see StrictTransport."""
 
-    def __init__(self, server, transport, peer, own):
-        self.server, self.transport = server, transport
+    def __init__(self, server, peer, own):
+        self.server, self.peer, self.count = server, peer, server.count
         self.about = {'SSH_CONNECTION': f'{peer[0]} {peer[1]} {own[0]} {own[1]}',
                       'SSH_CLIENT': f'{peer[0]} {peer[1]} {own[1]}'}
-        self.targets = {}
+        self.transport = None
         self.listeners = {}
+
+    def __getattr__(self, name):
+        # As the server is now: banner, questions, max_auth_tries, …
+        return getattr(self.server, name)
 
     # Authentication
 
-    def get_banner(self):
-        return (self.server.banner, 'en') if self.server.banner else (None, None)
+    def methods(self, passed):
+        """The methods on offer to who has passed those."""
+        return self.server.demanded[len(passed):][:1] if self.server.demanded else self.server.methods
 
-    def get_allowed_auths(self, username):
-        return ','.join(self.server.methods)
+    def is_enough(self, passed):
+        """Whether those let somebody in."""
+        return not self.server.demanded or len(passed) >= len(self.server.demanded)
 
-    def check_auth_password(self, username, password):
-        return self._judge('password', username, password == self.server.password)
-
-    def check_auth_publickey(self, username, key):
-        return self._judge('publickey', username, key.get_base64() in self.server.authorized_keys())
-
-    def check_auth_interactive(self, username, submethods):
-        if not self.server.questions:
-            return paramiko.AUTH_FAILED
-        self.username = username
-        query = paramiko.InteractiveQuery(self.server.title, self.server.instruction)
-        for prompt, _ in self.server.questions:
-            query.add_prompt(prompt, echo=False)
-        return query
-
-    def check_auth_interactive_response(self, responses):
-        expected = [answer for _, answer in self.server.questions]
-        return self._judge('keyboard-interactive', self.username, list(responses) == expected)
-
-    def _judge(self, method, username, good):
-        self.server.count[method] += 1
+    def judge(self, method, username, proof):
+        """Whether it is right: a password, a key, or that the answers were."""
+        self.count[method] += 1
         time.sleep(self.server.auth_delay)
-        good = good and method in self.server.methods and username == self.server.user
-        return paramiko.AUTH_SUCCESSFUL if good else paramiko.AUTH_FAILED
+        right = {'password': lambda: proof == self.server.password,
+                 'publickey': lambda: proof.get_base64() in self.server.authorized_keys(),
+                 'keyboard-interactive': lambda: proof}[method]()
+        return right and username == self.server.user
 
     # Sessions
 
-    def check_channel_request(self, kind, chanid):
-        self.server.count['channels'] += 1
-        if kind != 'session':
-            return paramiko.OPEN_FAILED_UNKNOWN_CHANNEL_TYPE
-        return paramiko.OPEN_SUCCEEDED
-
-    def check_channel_exec_request(self, channel, command):
-        self.server.count['commands'] += 1
+    def run(self, channel, command):
+        """Start a command; what begins to carry its streams, or None."""
+        self.count['commands'] += 1
         environment = {**self.server.base_environment(), **self.about, **self.server.environment}
         try:
             process = subprocess.Popen(
@@ -385,55 +389,57 @@ class _Session(paramiko.ServerInterface):
                 start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         except OSError as error:
             log.error('cannot run %r: %s', command, error)
-            return False
-        _start(_run_process, channel, process)
-        return True
+            return None
+        return lambda: _start(_run_process, channel, process)
 
-    def check_global_request(self, kind, msg):
-        # As sshd, which answers a keep-alive with a refusal: an answer is all that a client asks for.
-        self.server.count[kind] += 1
-        return False
+    def flood(self, channel, kind):
+        """Send what does not end, in place of a command's output: a line, lines, or (on standard error) stderr."""
+        send = channel.sendall_stderr if kind == 'stderr' else channel.sendall
+        with contextlib.suppress(*GONE):
+            for piece in endless(kind != 'line'):
+                send(piece)
 
     # Forwards
 
-    def check_channel_direct_tcpip_request(self, chanid, origin, destination):
-        self.server.count['channels'] += 1
-        if self.server.forwarding == 'prohibited':
-            return paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
-        if self.server.forwarding == 'failing':
-            return paramiko.OPEN_FAILED_CONNECT_FAILED
-        try:
-            self.targets[chanid] = self.server.reach(*destination)
-        except OSError as error:
-            log.info('cannot reach %s: %s', destination, error)
-            return paramiko.OPEN_FAILED_CONNECT_FAILED
-        return paramiko.OPEN_SUCCEEDED
+    def may_forward(self):
+        """Whether ports are forwarded at all."""
+        return self.server.forwarding != 'prohibited'
 
-    def check_port_forward_request(self, address, port):
-        if self.server.forwarding == 'prohibited':
-            return False
+    def reach(self, host, port):
+        """A connection to a client's target. Raises OSError."""
+        if self.server.forwarding == 'failing':
+            raise ConnectionRefusedError(errno.ECONNREFUSED, 'Connection refused')
+        return self.server.reach(host, port)
+
+    def join(self, channel, sock):
+        """Carry a channel's bytes to and from a socket."""
+        _start(_join_streams, channel, sock)
+
+    def listen(self, address, port):
+        """Listen for the client; the port, or None."""
+        if not self.may_forward():
+            return None
         try:
             # Loopback whatever was asked, as with GatewayPorts no.
             listener = socket.create_server(('127.0.0.1', port), backlog=128)
         except OSError as error:
             log.info('cannot listen on %s: %s', port, error)
-            return False
+            return None
         port = listener.getsockname()[1]
-        self.listeners[port] = listener
+        self.listeners[address, port] = listener
         _start(self._accept_for_client, listener, (address, port))
         return port
 
-    def cancel_port_forward_request(self, address, port):
-        self._close_listener(port)
-
-    def _close_listener(self, port):
-        if listener := self.listeners.pop(port, None):
-            # Closing alone does not wake a thread that waits in accept.
-            try:
-                listener.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            listener.close()
+    def unlisten(self, address, port):
+        """Listen no longer; whether it did."""
+        listener = self.listeners.pop((address, port), None)
+        if listener is None:
+            return False
+        # Closing alone does not wake a thread that waits in accept.
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        return True
 
     def _accept_for_client(self, listener, bound):
         while True:
@@ -441,56 +447,103 @@ class _Session(paramiko.ServerInterface):
                 sock, origin = listener.accept()
             except OSError:
                 return
-            _start(self._forward_to_client, sock, origin, bound)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.transport.open_forwarded(sock, origin, bound)
 
-    def _forward_to_client(self, sock, origin, bound):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            channel = self.transport.open_forwarded_tcpip_channel(origin, bound)
-        except (paramiko.SSHException, EOFError):
-            sock.close()
-            return
-        _join_streams(channel, sock)
+    # The connection
 
-    def serve(self):
-        """Connect each opened channel with its target, until the connection is gone."""
-        # The list holds what paramiko itself keeps only by weak references.
-        channels = []
-        while self.transport.is_active():
-            channel = self.transport.accept(0.5)
-            if channel is None:
-                continue
-            channels.append(channel)
-            if target := self.targets.pop(channel.get_id(), None):
-                _start(_join_streams, channel, target)
-        for target in self.targets.values():
-            target.close()
-        for port in list(self.listeners):
-            self._close_listener(port)
+    def reset(self):
+        """Reset it."""
+        self.server._front.cut(self.peer)
+
+    def serve(self, sock):
+        """Speak SSH until the connection is gone."""
+        self.transport = transport = strict.StrictTransport(sock, self)
+        if self.server.version:
+            transport.local_version = self.server.version
+        for key in self.server.keys():
+            transport.add_server_key(key)
+        transport.start_server(event=threading.Event())
+        transport.join()
+        for where in list(self.listeners):
+            self.unlisten(*where)
+
+    def have_a_bad_start(self, sock):
+        """What goes wrong before a word of SSH; whether that was all."""
+        action = self.day.strikes('version')
+        with contextlib.suppress(OSError):
+            if action == 'silent':
+                while sock.recv(CHUNK):
+                    pass
+            elif action == 'reset':
+                self.reset()
+            elif action == 'slow':
+                self.slow()
+            elif action == 'many lines':
+                sock.sendall(b''.join(b'Line %d of what everybody has to read.\r\n' % n for n in range(200)))
+            elif action.startswith('endless'):
+                for piece in endless(action == 'endless lines'):
+                    sock.sendall(piece)
+        return action not in ('', 'slow', 'many lines')
+
+
+def endless(lines):
+    """Pieces of a text that does not end, as far as anybody should read it: in lines, or all in one."""
+    piece = (b'x' * 79 + b'\n' if lines else b'x' * 80) * (CHUNK // 80)
+    return itertools.repeat(piece, strict.MOST_FLOOD // len(piece))
 
 
 # --- The server ---------------------------------------------------------------------------------------------
 
 @dataclasses.dataclass
 class EmbeddedServer:
-    """An SSH server on loopback with one account and a private home; attributes may change while it runs."""
+    """An SSH server on loopback with one account and a private home; attributes may change while it runs.
+
+    It is as strict as sshd, always (strict.py). What else can go wrong is said in words:
+
+        EmbeddedServer(bad_day='silent at key exchange')
+        server.bad_day = 'reset at key once'        # from now on, for connections that are open too
+        server.bad_day = 'slow at exec, unanswered at keep-alive'
+        server.bad_day = ''                         # all is well again
+
+    ACTION at STEP, and how often (once, twice, 3 times; else each time), several with commas between; tables of both
+    are strict.ACTIONS and strict.STEPS, and a word that is in neither is an error. `server.count['reset at key']` says how
+    often it struck. What is "slow" waits for `go_on()`, or `slowness` seconds. What is no moment but a property has an
+    attribute: `version` and `banner` may hold anything (escape sequences, …), `questions` may be asked in rounds, `demanded`
+    names the methods that are wanted one after the other, `seed` and `host_keys` change the key for later connections.
+    `rekey()`, `cut()`, `freeze()`, `drop_after()`, `stop_listening()` and `pretend()` happen when a test says so.
+    """
 
     user: str = 'ana'
     password: str | None = 'open sesame'
-    questions: tuple = ()                       # keyboard-interactive: (prompt, answer) pairs
-    title: str = ''                             # what it says before its questions
+    # Keyboard-interactive, a round each: (prompt, answer); a text without a question; or several pairs at once.
+    questions: tuple = ()
+    title: str = ''                             # what is said with the first of them
     instruction: str = ''
+    demanded: tuple = ()                        # methods, in order, as AuthenticationMethods; else any one of them will do
+    max_auth_tries: int = 6
+    max_sessions: int = 10
     host_keys: tuple = ('ed25519', 'ecdsa')
     seed: int = 1                               # of the host keys
+    version: str = ''                           # the server's first line; paramiko's own
     banner: str = ''
     shell: str = '/bin/sh'                      # the account's
     forwarding: str = 'allowed'                 # or 'prohibited', or 'failing'
     auth_delay: float = 0.0
+    bad_day: str = ''
+    slowness: float = 2.0                       # seconds, where go_on() does not come first
     address: str = '127.0.0.1'
     port: int = 0
 
+    def __setattr__(self, name, value):
+        if name == 'bad_day':
+            vars(self).setdefault('count', collections.Counter())
+            self.day = strict.BadDay(value, self.count)
+        super().__setattr__(name, value)
+
     def __post_init__(self):
-        self.count = collections.Counter()
+        self._may_go_on = threading.Event()
+        self._sessions = weakref.WeakSet()
         self.environment = {}                   # added to what each command gets
         self.mark = secrets.token_hex(8)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix='embedded-'))
@@ -613,6 +666,20 @@ class EmbeddedServer:
         """Be no SSH server: say these bytes to each new connection and hang up. None: be one again."""
         self._front.impostor = words
 
+    def slow(self):
+        """Wait until a test says go_on(), or for `slowness` seconds."""
+        self._may_go_on.wait(self.slowness)
+
+    def go_on(self):
+        """Let go what is slow, now and from now on."""
+        self._may_go_on.set()
+
+    def rekey(self):
+        """Begin a key exchange on every connection."""
+        for session in list(self._sessions):
+            if session.transport and session.transport.is_active():
+                session.transport.begin_key_exchange()
+
     # What is left
 
     def leftovers(self, patience=5.0):
@@ -653,16 +720,11 @@ class EmbeddedServer:
         raise error
 
     def _welcome(self, sock, peer, own):
+        session = _Session(self, peer, own)
         try:
-            transport = paramiko.Transport(sock)
-            transport.set_log_channel('embedded.ssh')
-            for key in self.keys():
-                transport.add_server_key(key)
-            session = _Session(self, transport, peer, own)
-            transport.start_server(server=session)
-            session.serve()
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            log.info('connection ended early: %s', error)
+            if not session.have_a_bad_start(sock):
+                self._sessions.add(session)
+                session.serve(sock)
         finally:
             sock.close()
 
