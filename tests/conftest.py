@@ -1,5 +1,6 @@
 """What tests are given: a server, a home, runs of the script; and the proof that nothing is left behind."""
 
+import forkserver
 import lab
 import pytest
 import standins
@@ -11,6 +12,7 @@ PASSED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config):
+    config.addinivalue_line('markers', 'quick: part of what run.py runs without arguments')
     config.addinivalue_line('markers', 'slow: takes tens of seconds; -m "not slow" leaves it out')
 
 
@@ -24,13 +26,16 @@ def missing_parts():
 
 
 def pytest_sessionstart(session):
+    forkserver.prepare()
+    if hasattr(session.config, 'workerinput'):
+        return          # whoever started this one has looked
     missing = missing_parts() if session.config.getoption('--require-all') else []
     if missing:
         pytest.exit('required, but missing here:\n' + _listing(missing), returncode=1)
 
 
 def pytest_terminal_summary(terminalreporter):
-    missing = missing_parts()
+    missing = missing_parts() if terminalreporter.getreports('skipped') else []
     if missing:
         terminalreporter.section('Not run here, and how to get it')
         terminalreporter.write_line(_listing(missing))

@@ -48,6 +48,7 @@ import threading
 import time
 import weakref
 
+import forkserver
 import paramiko
 import strict
 from cryptography.hazmat.primitives import serialization
@@ -384,9 +385,9 @@ class _Session:
         self.count['commands'] += 1
         environment = {**self.server.base_environment(), **self.about, **self.server.environment}
         try:
-            process = subprocess.Popen(
+            process = forkserver.start(
                 [self.server.shell, '-c', command], env=environment, cwd=self.server.home,
-                start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         except OSError as error:
             log.error('cannot run %r: %s', command, error)
             return None

@@ -1,7 +1,7 @@
 """Gives the calling script a Python that has what the tests need; nothing outside the project is touched.
 
     import environment
-    environment.ensure()        # goes on only where paramiko, qrcode, pyperclip and pytest can be imported
+    environment.ensure()        # goes on only where paramiko, qrcode, pyperclip, pytest and xdist can be imported
 
 Where the running Python has them, it is used as it is. Otherwise `.venv-tests` at the project's root is made,
 once, and the script starts anew in there.
@@ -18,7 +18,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / 'requirements.txt'
-ALSO = ['pytest>=7.2', 'hypothesis>=6.60']
+ALSO = ['pytest>=7.2', 'pytest-xdist>=3.2', 'hypothesis>=6.60']
 FOLDER = ROOT / '.venv-tests'
 MARKER = FOLDER / 'made-for'
 

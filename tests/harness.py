@@ -27,6 +27,7 @@ import time
 import urllib.parse
 
 import embedded
+import forkserver
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
@@ -126,10 +127,11 @@ class Script:
     terminal        whether a person sits there; where events are wanted, standard output is a pipe even so
     python, script  what runs, by default this Python and the project's script
     enter           a command prefix that leads elsewhere, into a network namespace say
+    plain           whether it is started as a person starts it, and not forked by the test's own helper
     """
 
     def __init__(self, home, *arguments, json_events=True, terminal=False, environment=None,
-                 python=sys.executable, script=SCRIPT, cwd=None, enter=()):
+                 python=sys.executable, script=SCRIPT, cwd=None, enter=(), plain=False):
         self.arguments = [str(word) for word in arguments]
         self.mark = secrets.token_hex(8)
         self.events = []
@@ -138,23 +140,30 @@ class Script:
         self._next_event = 0
         self._next_answer = 0
         self._master = None
-        command = [*enter, str(python), str(script), *(['--json'] if json_events else []), *self.arguments]
+        words = [*(['--json'] if json_events else []), *self.arguments]
         setting = {'env': {**home.environment(), embedded.MARK: self.mark, **(environment or {})},
-                   'cwd': cwd or home.folder, 'start_new_session': True}
-        if terminal:
-            self._start_on_terminal(command, json_events, setting)
+                   'cwd': cwd or home.folder}
+        if not enter and not plain and forkserver.can_run(str(python), setting['env']):
+            def start(**streams):
+                return forkserver.run_script(script, words, **setting, **streams)
         else:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                            stderr=subprocess.PIPE, **setting)
+            command = [*enter, str(python), str(script), *words]
+            if terminal:
+                command = [sys.executable, '-I', '-S', '-c', ON_TERMINAL, *command]
+
+            def start(**streams):
+                return subprocess.Popen(command, start_new_session=True, **setting, **streams)
+        if terminal:
+            self._start_on_terminal(start, json_events)
+        else:
+            self.process = start(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             self._readers = [self._reader('stdout', self.process.stdout.fileno()),
                              self._reader('stderr', self.process.stderr.fileno())]
 
-    def _start_on_terminal(self, command, json_events, setting):
+    def _start_on_terminal(self, start, json_events):
         self._master, slave = os.openpty()
         try:
-            self.process = subprocess.Popen(
-                [sys.executable, '-I', '-S', '-c', ON_TERMINAL, *command], stdin=slave, stderr=slave,
-                stdout=subprocess.PIPE if json_events else slave, **setting)
+            self.process = start(stdin=slave, stderr=slave, stdout=subprocess.PIPE if json_events else slave)
         finally:
             os.close(slave)
         self._readers = [self._reader('terminal', self._master)]

@@ -251,6 +251,7 @@ def addresses(listeners):
     return found
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('bind, hosts', [
     ('', ['127.0.0.1', '::1']), ('localhost', ['127.0.0.1', '::1']), ('*', ['0.0.0.0', '::']),
     ('127.0.0.1', ['127.0.0.1']), ('::1', ['::1']), ('127.0.0.2', ['127.0.0.2']),
@@ -261,6 +262,7 @@ def test_any_free_port_is_the_same_on_every_address(bind, hosts):
     assert len({port for _, port in found}) == 1 and found[0][1] > 0
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('holder', ['127.0.0.1', '::1'])
 def test_a_busy_port_is_named_whichever_loopback_has_it_and_nothing_stays_open(holder):
     port = free_port()
@@ -317,6 +319,7 @@ def test_gateway_ports_opens_what_has_no_bind_address_of_its_own(sshd):
     tunnels.close()
 
 
+@pytest.mark.quick
 @needs_sshd
 def test_the_servers_refusal_to_listen_is_a_problem_and_the_others_go_on():
     with Sshd(AllowTcpForwarding='local') as sshd, Target(saying(b'hi')) as target:
@@ -606,6 +609,7 @@ def test_a_target_that_refuses_is_a_socks_reply(any_tunnels, mode):
         assert read_all(sock) == b'\x00\x5b' + bytes(6)
 
 
+@pytest.mark.quick
 @needs_sshd
 def test_a_target_that_the_server_forbids_is_a_socks_reply():
     with Sshd(PermitOpen='127.0.0.1:9') as sshd:
@@ -687,6 +691,7 @@ def hold(port):
         return socket.create_server(('127.0.0.1', port))
 
 
+@pytest.mark.quick
 def test_clients_wait_while_the_connection_is_made_anew():
     key = paramiko.ECDSAKey.generate()
     with EmbeddedServer() as server, Target(saying(b'hi')) as target:

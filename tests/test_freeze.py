@@ -105,6 +105,7 @@ on_every_link = pytest.mark.parametrize('link', ['kept', 'cut'])
 
 # --- Frozen -------------------------------------------------------------------------------------------------
 
+@pytest.mark.quick
 @on_every_link
 def test_safari_comes_back_after_the_app_was_frozen(run, server, witness, link):
     script = run()
@@ -161,6 +162,7 @@ def test_however_long_the_sleep_the_answer_that_waits_is_shown_at_once(run, serv
     assert_signed_in(script, person.follow(turn.headers['Location']), server, witness)
 
 
+@pytest.mark.quick
 def test_the_answer_to_the_redirect_is_lost(run, server, witness):
     script = run()
     person = opened(script)
@@ -244,6 +246,7 @@ def test_a_browser_that_gave_up_has_left_the_redirect_here(run, server, witness)
     assert signed_in(server) and len(witness.callbacks) == 1
 
 
+@pytest.mark.quick
 def test_a_browser_that_asks_again_gets_the_answer_of_the_first(run, server, witness):
     script = run()
     person = opened(script)
@@ -318,6 +321,7 @@ def take_listeners_away(pid):
     return taken
 
 
+@pytest.mark.quick
 @on_every_link
 def test_ios_took_the_listener_away(run, server, witness, link):
     script = run()
@@ -336,6 +340,7 @@ def test_ios_took_the_listener_away(run, server, witness, link):
 
 # --- Killed, and started again ------------------------------------------------------------------------------
 
+@pytest.mark.quick
 def test_killed_before_signing_in_the_next_start_goes_on_with_the_same_login(run, server, witness):
     first = run()
     person = opened(first)
@@ -357,6 +362,7 @@ def test_killed_the_refused_redirect_loads_again_once_the_script_was_started_aga
     assert_signed_in(second, person.see_it_through(address), server, witness)
 
 
+@pytest.mark.quick
 def test_killed_after_the_callback_the_next_start_completes_the_login_by_itself(run, server, witness):
     first = run()
     person = opened(first)
@@ -384,6 +390,7 @@ def test_killed_during_the_token_exchange_the_reloaded_redirect_is_not_delivered
     assert signed_in(server) and len(witness.callbacks) == 1
 
 
+@pytest.mark.quick
 def test_fresh_ends_the_login_under_way_and_begins_another(run, server, witness):
     first = run()
     old = opened(first)
@@ -421,6 +428,7 @@ def test_a_second_window_that_is_closed_again_leaves_the_login_to_the_first(run,
     assert first.wait() == 0 and signed_in(server)
 
 
+@pytest.mark.quick
 def test_the_saved_login_is_private_and_holds_no_secret(run, server):
     script = run()
     person = opened(script)
@@ -434,6 +442,7 @@ def test_the_saved_login_is_private_and_holds_no_secret(run, server):
 
 # --- --finish -----------------------------------------------------------------------------------------------
 
+@pytest.mark.quick
 @pytest.mark.parametrize('host', ['127.0.0.1', 'localhost', '[::1]'])
 def test_finish_delivers_the_failed_address_from_any_folder(run, server, witness, tmp_path, host):
     first = run()
@@ -521,6 +530,7 @@ def wrong_port(person):
     return person.redirect().replace(f':{person.redirect_uri.split(":")[2].split("/")[0]}/', ':1/')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('spoil, words', [
     (wrong_port, 'belongs to no login'),
     (lambda person: person.redirect(state='of-another'), 'belongs to no login'),
@@ -605,6 +615,7 @@ def test_what_is_pasted_and_what_the_browser_brings_is_delivered_once(run, serve
     assert_signed_in(script, waiting(), server, witness)
 
 
+@pytest.mark.quick
 def test_something_wrong_is_pasted_and_the_login_goes_on(run, server, witness):
     script, person = on_terminal(run)
     type_line(script, person.redirect(state='of-another'))
@@ -625,6 +636,7 @@ def reboot(server, keeps_tmp=False):
     server.cut()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('keeps_tmp', [False, True])
 def test_the_server_was_rebooted_and_the_login_is_gone(run, server, keeps_tmp):
     script = run()

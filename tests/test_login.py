@@ -81,6 +81,7 @@ def names(script):
 
 # --- The main job -------------------------------------------------------------------------------------------
 
+@pytest.mark.quick
 def test_one_command_signs_codex_in(run, server, home):
     script = run(environment=home.own_clipboard())
     sign_in = script.wait_for('sign-in')
@@ -96,6 +97,7 @@ def test_one_command_signs_codex_in(run, server, home):
     assert not listening(sign_in['port'])
 
 
+@pytest.mark.quick
 def test_the_events_say_what_a_program_needs(run, server):
     script = run()
     sign_in = script.wait_for('sign-in')
@@ -110,6 +112,7 @@ def test_the_events_say_what_a_program_needs(run, server):
     assert [json.loads(line) for line in script.stdout.splitlines()] == script.events
 
 
+@pytest.mark.quick
 def test_at_a_terminal_the_address_stands_alone_on_a_line(run, home):
     script = run(json_events=False, terminal=True)
     address = script.wait_for_text(r'^(https://\S+)\r?$')[1]
@@ -137,6 +140,7 @@ def test_quiet_means_no_lines_about_progress(run):
     assert script.stderr == '' and 'Successfully logged in' in script.stdout
 
 
+@pytest.mark.quick
 def test_the_file_alone_in_an_empty_folder_does_the_whole_job(run, server, tmp_path):
     folder = tmp_path / 'empty'
     folder.mkdir()
@@ -162,6 +166,7 @@ def test_browser_none_opens_nothing(run, home):
     assert home.opened == [] and 'opened' not in names(script)
 
 
+@pytest.mark.quick
 def test_the_redirect_may_say_ipv6_loopback_on_either_side(run, server):
     server.environment['STAND_IN_BIND'] = '::1'
     script = run()
@@ -252,6 +257,7 @@ def test_a_browser_that_never_asks_for_the_last_page_is_not_waited_for(run, serv
     assert script.wait() == 0 and auth_file(server).exists()
 
 
+@pytest.mark.quick
 def test_a_redirect_sent_twice_is_delivered_once(run, server):
     server.environment['STAND_IN_EXCHANGE'] = '1'
     script = run()
@@ -264,6 +270,7 @@ def test_a_redirect_sent_twice_is_delivered_once(run, server):
     assert names(script).count('callback') == 1 and names(script).count('signed-in') == 1
 
 
+@pytest.mark.quick
 def test_a_bare_success_page_signs_nobody_in_and_the_login_goes_on(run, server):
     script = run()
     browser = Browser(script.wait_for('sign-in')['url'])
@@ -273,6 +280,7 @@ def test_a_bare_success_page_signs_nobody_in_and_the_login_goes_on(run, server):
     assert script.wait() == 0 and auth_file(server).exists()
 
 
+@pytest.mark.quick
 def test_a_wrong_state_is_refused_and_the_login_goes_on(run, server):
     script = run()
     browser = Browser(script.wait_for('sign-in')['url'])
@@ -299,6 +307,7 @@ def raw_answer(port, request):
         return sock.makefile('rb').readline().decode()
 
 
+@pytest.mark.quick
 def test_only_get_requests_for_loopback_are_relayed(run):
     script = run()
     sign_in = script.wait_for('sign-in')
@@ -333,6 +342,7 @@ def test_a_refused_token_exchange_points_at_the_server_s_network(run, server):
     assert 'proxy' in error['hint'] and 'server' in error['hint']
 
 
+@pytest.mark.quick
 def test_no_secret_is_ever_said(run, server):
     script = run('-v')
     browser = Browser(script.wait_for('sign-in')['url'])
@@ -345,6 +355,7 @@ def test_no_secret_is_ever_said(run, server):
         assert secret not in said
 
 
+@pytest.mark.quick
 def test_a_pasted_redirect_is_as_good_as_the_browser_s(run, server):
     script = run(json_events=False, terminal=True)
     browser = Browser(script.wait_for_text(r'^(https://\S+)\r?$')[1])
@@ -355,6 +366,7 @@ def test_a_pasted_redirect_is_as_good_as_the_browser_s(run, server):
     assert script.wait() == 0 and auth_file(server).exists()
 
 
+@pytest.mark.quick
 def test_q_gives_up(run):
     script = run(json_events=False, terminal=True)
     script.wait_for_text('come back here')
@@ -364,6 +376,7 @@ def test_q_gives_up(run):
 
 # --- Already signed in --------------------------------------------------------------------------------------
 
+@pytest.mark.quick
 def test_a_present_login_is_said_and_not_destroyed(run, server):
     before = sign_in_before(server)
     script = run()
@@ -381,6 +394,7 @@ def test_a_person_may_keep_the_present_login(run, server, answer):
     assert script.wait() == 0 and auth_file(server).read_text() == before
 
 
+@pytest.mark.quick
 def test_a_person_may_sign_in_anew(run, server):
     before = sign_in_before(server)
     script = run(json_events=False, terminal=True)
@@ -411,6 +425,7 @@ def test_tokens_that_codex_no_longer_accepts_are_no_login(run, server):
 
 # --- The one-time code --------------------------------------------------------------------------------------
 
+@pytest.mark.quick
 def test_device_auth_copies_the_code_and_opens_the_page(run, server, home):
     script = run('--device-auth', environment=home.own_clipboard())
     said = script.wait_for('device-code')
@@ -436,6 +451,7 @@ def test_device_auth_that_is_not_allowed_is_explained(run, server):
 
 # --- Other programs -----------------------------------------------------------------------------------------
 
+@pytest.mark.quick
 @pytest.mark.parametrize('name', ['wrangler', 'clasp', 'tsh', 'az'])
 def test_other_programs_sign_in_the_same_way(run, server, home, name):
     server.install(name)
@@ -456,6 +472,7 @@ def test_an_address_that_is_only_handed_to_an_opener_is_caught(run, server, open
     assert script.wait() == 0
 
 
+@pytest.mark.quick
 def test_a_command_without_a_sign_in_just_runs(run):
     script = run(command=('echo "out  put"; echo "err" >&2; exit 3',), json_events=False)
     assert script.wait() == 3
@@ -487,6 +504,7 @@ def test_an_unknown_host_is_named(run):
     assert 'no-such-host.invalid' in error['message'] and error['hint']
 
 
+@pytest.mark.quick
 def test_a_refused_port_is_named(run):
     port = embedded.free_port()
     error = failure(run(to=f'kim@127.0.0.1:{port}'), kind='connect')
@@ -514,6 +532,7 @@ def test_a_server_that_stays_silent_ends_at_the_connecttimeout(run, server):
     assert 'within 1 s' in error['message'] and error['hint']
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('words', [
     pytest.param(b'HTTP/1.1 400 Bad Request\r\n\r\n', id='http'),
     pytest.param(b'220 mail.example ESMTP\r\n', id='smtp'),
@@ -532,6 +551,7 @@ def test_a_server_that_hangs_up_without_a_word_may_be_busy(run, server):
     assert f'127.0.0.1 port {server.port}' in error['message'] and 'busy' in error['hint']
 
 
+@pytest.mark.quick
 def test_a_connection_that_breaks_during_the_key_exchange_is_said(run, server):
     server.drop_after(1200)
     error = failure(run(), kind='connection')
@@ -563,6 +583,7 @@ def server_line(server, kind='ed25519', name=None, marker=''):
     return f'{marker}{name or f"[127.0.0.1]:{server.port}"} {key.get_name()} {key.get_base64()}\n'
 
 
+@pytest.mark.quick
 def test_an_unknown_host_key_is_refused_without_a_person(run, server, home):
     home.known_hosts.unlink()
     error = failure(run(), kind='host-key')
@@ -580,6 +601,7 @@ def test_an_unknown_host_key_is_not_asked_about_where_that_was_ruled_out(run, ho
     assert 'accept-new' in script.screen and not home.known_hosts.exists()
 
 
+@pytest.mark.quick
 def test_a_person_is_asked_about_an_unknown_host_key(run, server, home):
     home.known_hosts.write_text('# mine\nother ssh-ed25519 AAAA')
     script = run(json_events=False, terminal=True)
@@ -612,6 +634,7 @@ def test_accept_new_adds_the_key_for_the_next_time(run, server, home):
     assert run(command=('true',)).wait() == 0
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('strictness', ['ask', 'accept-new', 'no'])
 def test_a_changed_host_key_is_never_accepted(run, server, home, strictness):
     home.known_hosts.write_text('# first\n\n' + server_line(server))
@@ -652,6 +675,7 @@ def hashed_by_ssh_keygen(home):
     home.known_hosts.with_suffix('.old').unlink()
 
 
+@pytest.mark.quick
 def test_hashed_entries_are_read(run, server, home):
     home.known_hosts.write_text('other.example ssh-ed25519 AAAA\n' + server_line(server))
     hashed_by_ssh_keygen(home)
@@ -685,6 +709,7 @@ def test_a_host_key_that_cannot_be_saved_is_said(run, home):
 
 # --- Bad days: who one is -----------------------------------------------------------------------------------
 
+@pytest.mark.quick
 def test_a_key_that_is_refused_is_named_and_nothing_is_asked_without_a_person(run, server, home):
     (server.home / '.ssh/authorized_keys').unlink()
     error = failure(run(), kind='auth')
@@ -703,6 +728,7 @@ def forget_keys(home):
         path.unlink()
 
 
+@pytest.mark.quick
 def test_without_a_key_the_password_is_asked_for_and_not_shown(run, server, home):
     forget_keys(home)
     script = run(json_events=False, terminal=True)
@@ -738,6 +764,7 @@ def test_batchmode_asks_nothing(run, server, home):
     assert 'password:' not in script.screen and server.count['password'] == 0
 
 
+@pytest.mark.quick
 def test_the_questions_of_keyboard_interactive_are_asked(run, server, home):
     forget_keys(home)
     server.password, server.questions = None, (('Password: ', 'open'), ('Code: ', '123456'))
@@ -786,6 +813,7 @@ def test_a_key_that_the_server_takes_back_ends_the_tunnels(run, server):
     assert 'permission denied' in failure(script, kind='auth')['message']
 
 
+@pytest.mark.quick
 def test_an_encrypted_key_asks_for_its_passphrase(run, server, home):
     forget_keys(home)
     server.password = None
@@ -814,6 +842,7 @@ def test_the_end_of_input_at_a_prompt_cancels(run, home):
 
 # --- The ssh configuration ----------------------------------------------------------------------------------
 
+@pytest.mark.quick
 def test_a_host_of_the_configuration_is_a_destination(run, server, home):
     key = (home.ssh / 'id_ed25519').rename(home.ssh / 'of_the_box')
     included = home.ssh / 'more'
@@ -871,6 +900,7 @@ def of_ssh(home, words):
     return found
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('words', [
     ['a'], ['b'], ['c'], ['d'], ['plain'], ['ana@a'], ['-l', 'ana', 'a'], ['-p', '99', 'a'],
     ['-o', 'Port=98', 'a'], ['-p', '99', '-o', 'Port=98', 'a'], ['-o', 'Port=98', '-o', 'port=97', 'a'],
@@ -944,6 +974,7 @@ def test_a_program_has_the_accounts_own_umask(run):
 
 # --- Bad days: the program at the server --------------------------------------------------------------------
 
+@pytest.mark.quick
 def test_codex_that_is_not_installed(run, server):
     server.bin.joinpath('codex').unlink()
     error = failure(run(), kind='not-installed')
@@ -976,6 +1007,7 @@ def test_node_that_only_the_login_shell_has_is_found(run, server):
     assert script.wait() == 0
 
 
+@pytest.mark.quick
 def test_codex_that_fails_at_once_is_quoted(run, server):
     server.environment['STAND_IN_MOOD'] = 'fails'
     error = failure(run(), status=1, kind='remote')
@@ -989,6 +1021,7 @@ def test_ten_megabytes_without_a_line_feed_do_not_hide_the_address(run, server):
     assert script.wait() == 0
 
 
+@pytest.mark.quick
 def test_colours_and_bytes_that_are_no_text_are_shown_harmless(run, server, home):
     server.environment['STAND_IN_MOOD'] = 'colours'
     script = run('-v')
@@ -1007,6 +1040,7 @@ def test_colours_do_not_reach_a_terminal(run, server):
     assert '\x1b' not in script.screen and '\x07' not in script.screen
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('mood', ['', 'hands'])
 @pytest.mark.parametrize('address', [
     'http://auth.example.org/authorize?redirect_uri=http://127.0.0.1:{port}/auth/callback&state={state}',
@@ -1030,6 +1064,7 @@ def test_an_address_with_control_characters_is_shown_harmless(run, server, home)
     assert '\x1b' not in script.screen and '\u202e' not in script.screen and home.opened == []
 
 
+@pytest.mark.quick
 def test_a_redirect_port_that_is_busy_here_is_named(run, server, home):
     with socket.create_server(('127.0.0.1', server.announced_port)):
         error = failure(run(), kind='listen')
@@ -1067,6 +1102,7 @@ def test_another_login_at_the_server_ends_this_one_and_that_is_said(run, server)
     other.communicate()
 
 
+@pytest.mark.quick
 def test_a_server_that_forwards_nothing_says_so_before_anybody_signs_in(run, server, home):
     server.forwarding = 'prohibited'
     error = failure(run(), kind='forbidden')
@@ -1090,6 +1126,7 @@ def test_an_account_that_may_run_nothing_is_quoted(run, server):
     assert 'This account is currently not available.' in error['message'] and 'shell' in error['hint']
 
 
+@pytest.mark.quick
 def test_codex_that_claims_success_with_nobody_signed_in_is_not_believed(run, server):
     server.bin.joinpath('codex').write_text(
         '#!/bin/sh\n[ "$*" = "login status" ] && { echo "Not logged in" >&2; exit 1; }\n'
@@ -1100,6 +1137,7 @@ def test_codex_that_claims_success_with_nobody_signed_in_is_not_believed(run, se
 
 # --- Bad days: here -----------------------------------------------------------------------------------------
 
+@pytest.mark.quick
 def test_without_a_browser_the_address_is_there_all_the_same(run, home):
     script = run(json_events=False, environment={'BROWSER': ''})
     address = script.wait_for_text(r'^(https://\S+)$')[1]
@@ -1152,6 +1190,7 @@ def test_a_home_that_cannot_be_written_is_no_failure(run, home):
     assert script.wait() == 0
 
 
+@pytest.mark.quick
 def test_events_that_nobody_reads_any_more_end_the_login(run, server):
     program = subprocess.Popen(
         [sys.executable, SCRIPT, '--json', run.destination], env=run.home.environment(), cwd=run.home.folder,
@@ -1166,6 +1205,7 @@ def test_events_that_nobody_reads_any_more_end_the_login(run, server):
 
 # --- The end before the end ---------------------------------------------------------------------------------
 
+@pytest.mark.quick
 def test_ctrl_c_while_connecting(run, server):
     server.freeze()
     script = run()
@@ -1183,6 +1223,7 @@ def test_ctrl_c_while_authenticating(run, server):
     assert failure(script, status=130)['kind'] == 'cancelled'
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('prompt', ['yes/no', 'password:', 'assphrase', 'anew'])
 def test_ctrl_c_at_every_question(run, server, home, prompt):
     if prompt == 'yes/no':
@@ -1226,6 +1267,7 @@ def test_ctrl_c_before_there_is_an_address(run, server):
     assert failure(script, status=130)['kind'] == 'cancelled'
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('signal_name', ['SIGINT', 'SIGTERM', 'SIGHUP'])
 def test_a_signal_while_the_login_waits_stops_it_at_the_server_too(run, server, signal_name):
     script = run()
@@ -1237,6 +1279,7 @@ def test_a_signal_while_the_login_waits_stops_it_at_the_server_too(run, server, 
     assert server.leftovers() == []
 
 
+@pytest.mark.quick
 def test_ctrl_c_at_a_terminal_while_the_login_waits(run, server):
     script = run(json_events=False, terminal=True)
     script.answer('come back here', CTRL_C)

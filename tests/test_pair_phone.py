@@ -21,6 +21,8 @@ import urllib.parse
 
 import pytest
 
+pytestmark = pytest.mark.quick
+
 SCRIPTS = pathlib.Path(__file__).resolve().parent.parent / 'scripts'
 PAIR_PHONE = SCRIPTS / 'pair_phone.py'
 CODEX_LOGIN = SCRIPTS / 'codex_login.py'

@@ -18,7 +18,7 @@ and `server`, `bastion` and `work` are names of it in the ssh configuration. Onl
 - a pairing link and a failed address, by ones of this server and this login.
 
 What installs packages is compared with requirements.txt. The test command is not run from itself: it has to
-be the one that .ci/run calls. Of the benchmark, which takes minutes, only the arguments are tried.
+be the one that .ci/run calls; of the quick ones, the list is looked at. Of the benchmark, which takes minutes, only the arguments are tried.
 """
 
 import ast
@@ -201,13 +201,20 @@ def test_the_demo_works_on_real_parts(block, computer):
     assert 'nothing, neither here nor there' in computer.run(block.text, DEMO_LIMIT, **here)
 
 
-@blocks('sh', r'^python3 tests/run\.py$')
+@blocks('sh', r'^python3 tests/run\.py --all$')
 def test_the_test_command_is_the_one_that_the_ci_calls(block):
     ci = (ROOT / '.ci' / 'run').read_text()
-    assert re.search(f'^exec {re.escape(block.text.strip())}( |$)', ci, re.MULTILINE)
+    assert re.search(f'^exec {re.escape(block.text.strip())} --require-all$', ci, re.MULTILINE)
 
 
-@blocks('sh', r'^python3 tests/run\.py \S')
+@blocks('sh', r'^python3 tests/run\.py$')
+def test_the_quick_tests_are_parsers_and_a_story_of_each_kind(block, computer):
+    said = computer.run(block.text.strip() + ' -m quick --collect-only -q', 60)
+    for name in ('test_specs.py', 'test_login.py', 'test_freeze.py', 'test_tunnels.py', 'test_forwards.py'):
+        assert name in said, name
+
+
+@blocks('sh', r'^python3 tests/run\.py [^-]')
 def test_a_single_file_of_tests_can_be_run(block, computer):
     assert 'test_specs.py' in computer.run(block.text.strip() + ' --collect-only -q', 60)
 

@@ -19,6 +19,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'scripts'))
 script = importlib.import_module('codex_login')
+pytestmark = pytest.mark.quick
 Destination, ForwardSpec, Problem = script.Destination, script.ForwardSpec, script.Problem
 Record, SignIn, Socks, parse_forward = script.Record, script.SignIn, script.Socks, script.parse_forward
 

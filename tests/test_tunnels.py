@@ -51,6 +51,7 @@ def ended(script, status):
     return script.events[-2]
 
 
+@pytest.mark.quick
 def test_a_port_here_leads_to_the_servers_side_until_ctrl_c(run, echo):
     port = free_port()
     script = run('-N', '-L', f'{port}:127.0.0.1:{echo}')
@@ -65,6 +66,7 @@ def test_a_port_here_leads_to_the_servers_side_until_ctrl_c(run, echo):
         say(port)
 
 
+@pytest.mark.quick
 def test_port_0_is_any_free_one_and_is_told(run, echo):
     script = run('-N', '-L', f'0:127.0.0.1:{echo}')
     assert say(script.wait_for('listening', mode='L')['port']) == b'hello'
@@ -72,6 +74,7 @@ def test_port_0_is_any_free_one_and_is_told(run, echo):
     ended(script, 130)
 
 
+@pytest.mark.quick
 def test_a_port_at_the_server_leads_here_and_is_told_as_ssh_does(run, echo):
     script = run('-N', '-R', f'0:127.0.0.1:{echo}', json_events=False, terminal=True)
     port = int(script.wait_for_text(r'Allocated port (\d+) for remote forward to 127\.0\.0\.1')[1])
@@ -80,6 +83,7 @@ def test_a_port_at_the_server_leads_here_and_is_told_as_ssh_does(run, echo):
     assert script.wait(20) == 130
 
 
+@pytest.mark.quick
 def test_a_socks_proxy_goes_out_at_the_server(run, echo):
     script = run('-N', '-D', '0')
     port = script.wait_for('listening', mode='D')['port']
@@ -95,6 +99,7 @@ def test_a_socks_proxy_goes_out_at_the_server(run, echo):
     ended(script, 130)
 
 
+@pytest.mark.quick
 def test_a_busy_port_is_named_and_the_other_tunnels_go_on(run, echo):
     with socket.create_server(('127.0.0.1', 0)) as holder:
         busy = holder.getsockname()[1]
@@ -105,6 +110,7 @@ def test_a_busy_port_is_named_and_the_other_tunnels_go_on(run, echo):
         ended(script, 130)
 
 
+@pytest.mark.quick
 def test_exit_on_forward_failure_ends_at_once(run, echo):
     with socket.create_server(('127.0.0.1', 0)) as holder:
         busy = holder.getsockname()[1]
@@ -150,6 +156,7 @@ def test_the_configurations_tunnels_are_opened_too_unless_cleared(run, home, ser
     ended(cleared, 130)
 
 
+@pytest.mark.quick
 def test_a_tunnel_heals_when_its_connection_is_cut(run, server, echo):
     back = free_port()
     script = run('-N', '-L', f'0:127.0.0.1:{echo}', '-R', f'{back}:127.0.0.1:{echo}')
@@ -203,6 +210,7 @@ def test_a_host_key_that_changes_while_a_tunnel_lives_ends_it(run, server, home,
     assert error['kind'] == 'host-key' and 'CHANGED' in error['message']
 
 
+@pytest.mark.quick
 def test_forwards_accompany_a_login(run, server, echo):
     script = run('-L', f'0:127.0.0.1:{echo}')
     port = script.wait_for('listening', mode='L')['port']
@@ -230,6 +238,7 @@ def bastion(home):
         yield bastion
 
 
+@pytest.mark.quick
 def test_a_login_goes_through_a_jump_host(run, home, server, bastion):
     home.config.write_text(f'Host bastion\n HostName 127.0.0.1\n Port {bastion.port}\n User {bastion.user}\n')
     script = run('-J', 'bastion')
@@ -275,6 +284,7 @@ def test_a_person_sees_what_goes_through(run, echo):
     assert script.wait(20) == 130
 
 
+@pytest.mark.quick
 def test_q_and_return_ends_a_tunnel(run, echo):
     script = run('-N', '-L', f'0:127.0.0.1:{echo}', json_events=False, terminal=True)
     script.wait_for_text('is open')
