@@ -4,6 +4,9 @@ The counts are exact, whatever the machine does meanwhile. What stands here is w
 a number here may only get smaller.
 """
 
+import contextlib
+
+import embedded
 import pytest
 import sshd
 from embedded import EmbeddedServer
@@ -15,10 +18,19 @@ from sshd import Sshd
 
 pytestmark = pytest.mark.skipif(bool(why := sshd.missing() or ssh_missing()), reason=str(why))
 
+# Round trips at a real sshd and at the embedded server.
 TO_ADDRESS = {Sshd: 8, EmbeddedServer: 7}
 """From start to the address on the screen, and for any other command to its first line."""
+TO_ADDRESS_NEXT = {Sshd: 8, EmbeddedServer: 7}
+"""The same at the next login to the same server."""
+TO_ADDRESS_BEYOND = 12
+"""The same at a real sshd behind a jump host."""
 TO_SIGNED_IN = {Sshd: 7, EmbeddedServer: 7}
 """From the browser's redirect to "signed in"."""
+LOST_TO_DELIVERED = {Sshd: 6, EmbeddedServer: 6}
+"""From a connection that was reset, and the redirect that came then, to its delivery."""
+KILLED_TO_ADDRESS = {Sshd: 11, EmbeddedServer: 9}
+"""From the start after the app was killed, and its program ended, to the address of a new one."""
 
 
 @pytest.fixture(params=[Sshd, EmbeddedServer], ids=['sshd', 'embedded'])
@@ -39,30 +51,55 @@ def relay(server):
 def home(tmp_path, server, relay):
     """A person who knows the server where the relay is, and is let in by a key."""
     home = Home(tmp_path / 'home')
-    home.known_hosts.write_text(server.known_hosts().replace(f':{server.port} ', f':{relay.port} '))
+    home.known_hosts.write_text(known_at(relay, server))
     home.make_key(server)
     return home
 
 
-def test_a_login_waits_for_no_more_round_trips_than_this(server, relay, home):
+@pytest.fixture
+def start(server, relay, home):
+    """Starts the script; its address is shown then, and the round trips up to there are returned beside it."""
+    with contextlib.ExitStack() as stack:
+        def start(*words):
+            script = stack.enter_context(Script(home, '-p', relay.port, f'{server.user}@127.0.0.1', *words))
+            script.url = script.wait_for('sign-in')['url']
+            trips = relay.trips()
+            script.wait_for('opened')
+            relay.settle()
+            return script, trips
+        yield start
+
+
+def known_at(relay, server):
+    """The server's lines for known_hosts, by the port of the relay."""
+    return server.known_hosts().replace(f':{server.port} ', f':{relay.port} ')
+
+
+def ends_well(script, page):
+    assert page().status == 200 and script.wait() == 0
+    assert script.leftovers() == []
+
+
+def test_a_login_waits_for_no_more_round_trips_than_this(server, relay, home, start):
     done = Oracle(server, home).ask_ssh('-p', str(relay.port), f'{server.user}@127.0.0.1', 'true')
     assert done.returncode == 0, done.stderr
     ssh = relay.trips()
-    assert 8 <= ssh <= 11       # what is read about ssh: a count beyond it has something wrong with the counting
+    assert 8 <= ssh <= 11       # what is read about ssh: a number beyond it has something wrong with the counting
     relay.settle()
-    with Script(home, '-p', relay.port, f'{server.user}@127.0.0.1') as script:
-        sign_in = script.wait_for('sign-in')
-        to_address = relay.trips()
-        script.wait_for('opened')
-        relay.settle()
-        browser = Browser(sign_in['url'])
-        page = browser.in_background(browser.sign_in)
-        script.wait_for('signed-in')
-        to_signed_in = relay.trips()
-        assert page().status == 200 and script.wait() == 0
-        assert script.leftovers() == []
-    print(f'start to address {to_address}, redirect to signed in {to_signed_in}, ssh {ssh}')
+    script, to_address = start()
+    browser = Browser(script.url)
+    page = browser.in_background(browser.sign_in)
+    script.wait_for('signed-in')
+    to_signed_in = relay.trips()
+    ends_well(script, page)
+    (server.home / '.codex' / 'auth.json').unlink()
+    relay.settle()
+    script, to_address_next = start()
+    script.interrupt()
+    assert script.wait() == 130
+    print(f'start to address {to_address}, next {to_address_next}, redirect to signed in {to_signed_in}, ssh {ssh}')
     assert to_address <= TO_ADDRESS[type(server)]
+    assert to_address_next <= TO_ADDRESS_NEXT[type(server)]
     assert to_signed_in <= TO_SIGNED_IN[type(server)]
 
 
@@ -71,3 +108,48 @@ def test_a_command_waits_for_no_more_round_trips_than_this(server, relay, home):
         script.wait_for_text('^in$')
         assert relay.trips() <= TO_ADDRESS[type(server)]
         assert script.wait() == 0
+
+
+def test_a_lost_connection_costs_no_more_round_trips_than_this(server, relay, start):
+    script, _ = start()
+    relay.cut('reset')
+    browser = Browser(script.url)
+    page = browser.in_background(browser.sign_in)
+    script.wait_for('callback', delivered=True)
+    trips = relay.trips()
+    ends_well(script, page)
+    print(f'lost to delivered {trips}')
+    assert trips <= LOST_TO_DELIVERED[type(server)]
+
+
+def test_a_killed_app_costs_no_more_round_trips_than_this(server, relay, start):
+    script, _ = start()
+    script.kill()
+    embedded.end_marked_processes(server.mark)
+    relay.settle()
+    script, trips = start()
+    browser = Browser(script.url)
+    ends_well(script, browser.in_background(browser.sign_in))
+    print(f'killed to address {trips}')
+    assert trips <= KILLED_TO_ADDRESS[type(server)]
+
+
+def test_a_jump_host_costs_no_more_round_trips_than_this(tmp_path):
+    with EmbeddedServer() as jump, Sshd() as inner, Relay(jump, counted=True, watch=[jump, inner]) as relay:
+        inner.install('codex')
+        home = Home(tmp_path / 'home')
+        home.known_hosts.write_text(known_at(relay, jump) + inner.known_hosts())
+        home.make_key(jump)
+        inner.authorize((home.ssh / 'id_ed25519.pub').read_text())
+        words = ['-J', f'{jump.user}@127.0.0.1:{relay.port}', '-p', str(inner.port), f'{inner.user}@127.0.0.1']
+        done = Oracle(inner, home).ask_ssh(*words, 'true')
+        assert done.returncode == 0, done.stderr
+        ssh = relay.trips()
+        relay.settle()
+        with Script(home, *words) as script:
+            script.wait_for('sign-in')
+            trips = relay.trips()
+            script.interrupt()
+            assert script.wait() == 130
+        print(f'start to address through a jump host {trips}, ssh {ssh}')
+        assert trips <= TO_ADDRESS_BEYOND

@@ -423,6 +423,26 @@ def test_a_process_that_works_holds_back_everything(pong):
             assert client.recv(2) == b'x\n'
 
 
+# Works for a while, then makes the file that it is given; started so that this process is not its parent.
+ORPHAN = '''
+import subprocess, sys
+WORK = 'import sys, time\\nwhile time.process_time() < 0.3: pass\\nopen(sys.argv[1], "w").close()'
+print(subprocess.Popen([sys.executable, '-I', '-S', '-c', WORK, sys.argv[1]], stdout=subprocess.DEVNULL,
+                       start_new_session=True).pid, flush=True)
+'''
+
+
+@pytest.mark.parametrize('how', ['mark', 'pid'])
+def test_whoever_is_watched_holds_back_everything_while_it_works(pong, tmp_path, how):
+    made = tmp_path / 'made'
+    pid = int(subprocess.run([sys.executable, '-I', '-S', '-c', ORPHAN, made], env={'STAND_IN_MARK': 'of-a-test'},
+                             stdout=subprocess.PIPE, text=True, check=True).stdout)
+    with Relay(pong, counted=True, polls=0.02, watch=['STAND_IN_MARK=of-a-test' if how == 'mark' else pid]) as relay:
+        with near(relay) as client:
+            client.sendall(b'x\n')
+            assert client.recv(2) == b'x\n' and made.exists()
+
+
 @pytest.mark.slow
 def test_thirty_counts_beside_four_busy_loops_are_the_same(pong):
     # Bounded in time by themselves, whatever becomes of this test.
