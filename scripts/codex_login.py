@@ -1140,10 +1140,6 @@ class Device:
         except (KeyError, OSError, ImportError):
             return 'root'
 
-    def terminal_width(self):
-        import shutil
-        return shutil.get_terminal_size().columns
-
     # -- clipboard and browser
 
     def copy(self, text):
@@ -1207,6 +1203,10 @@ class Device:
                 print(f'{path} could be read by others; now only by you (0600).', file=sys.stderr)
         except OSError:
             pass            # whoever reads the key says what is wrong with it
+
+    def left_for_login(self):
+        """What a Shortcut has left for the login that waits, once; '' where there is nothing."""
+        return ''
 
     # -- questions
 
@@ -1336,6 +1336,17 @@ class AShell(Device):
 
     def paste(self):
         return self._run('pbpaste') or ''
+
+    def left_for_login(self):
+        # A Shortcut cannot run a second command beside the login; in extension it can write to the group's folder.
+        path = os.path.join(os.environ.get('SHORTCUTS') or self.state_folder, 'codex_login.txt')
+        try:
+            with open(path, encoding='utf-8', errors='replace') as file:
+                text = file.read(65536)
+            os.remove(path)
+            return text
+        except OSError:
+            return ''
 
     def open_page(self, url, browser='default'):
         # Not webbrowser: a-Shell's own encodes the address once more.
@@ -1563,15 +1574,6 @@ class TextReport:
         """A line about something that went wrong, while the rest goes on."""
         put_line(text, sys.stderr)
 
-    @property
-    def live(self):
-        """Whether a line can be written over and over."""
-        return not self.quiet and sys.stderr.isatty()
-
-    def status(self, text, width):
-        """Show `text` in place of the last status line."""
-        print('\r' + text[:width - 1].ljust(width - 1), end='', file=sys.stderr, flush=True)
-
     def _listening(self, mode, bind, port):
         # Both loopback addresses have the port; one line is enough for a person.
         if mode != 'redirect' and bind not in ('::1', '::'):
@@ -1634,7 +1636,6 @@ class JsonReport:
             self.outcome = json.dumps({'event': event, **{key: harmless_lines(value) for key, value in fields.items()}})
             put_line(self.outcome, self._stream)
 
-    live = False
     events = True
 
     def note(self, text):
@@ -4584,6 +4585,10 @@ class RedirectRelay:
         return self.follow and not last and any(
             delivery.once and delivery.fetched for delivery in self._deliveries.values())
 
+    def redirected(self):
+        """Whether a callback has come, from a browser or a person."""
+        return any(delivery.once for delivery in list(self._deliveries.values()))
+
     def delivering(self):
         """Whether a callback is on its way."""
         return any(delivery.once and not delivery.done.is_set() for delivery in list(self._deliveries.values()))
@@ -4713,6 +4718,7 @@ CODEX_HINTS = (
 class Login:
     """One sign-in: a link, a program at the server, the redirect's relay, the browser, the outcome."""
     FOLLOW_AFTER = 3.0      # seconds that a browser has to follow the callback's answer before this script does
+    LOOK_AFTER = 2.0        # seconds after a wake-up in which a browser's own request comes; then the clipboard is read
     SHOWN_ON_FAILURE = 40
 
     def __init__(self, options, settings, device, report):
@@ -4736,6 +4742,7 @@ class Login:
         self._patience = 40     # times that the end of the program waits for the answer to its callback
         self._held = []         # codex's own lines, shown only when they explain a failure
         self._found_again = self._by_hand = self._held_elsewhere = False
+        self._look_at, self._offered = None, []     # when to look at the clipboard; what was offered of it
         self._brought = None    # a redirect that a person brought, to be delivered as soon as the address is known
 
     def _tell(self, event, **fields):
@@ -4867,6 +4874,7 @@ class Login:
                 # A signal that comes just before a wait begins is heard at its end: so none is long.
                 name, value = self._inbox.get(timeout=min(1.0, (self._follow_at or self._deadline) - now))
             except queue.Empty:
+                self._look_around(now)
                 continue
             status = getattr(self, '_on_' + name)(value)
             if status is not None:
@@ -4977,8 +4985,6 @@ class Login:
 
     def _show_page(self, url, copied=''):
         if self._options.qr:
-            if self._sign_in:
-                self._report.show('This code is for reading only: the redirect comes back to this device alone.')
             self._report.show(qr_code(url))
         browser = self._options.browser or self._device.preferred_browser() or 'default'
         if browser == 'in-app' and not self._device.in_app_browser:
@@ -5075,10 +5081,31 @@ class Login:
 
     def _on_woke(self, _):
         self._slept = True
+        self._look_at = time.monotonic() + self.LOOK_AFTER
         if self._follow_at:         # the browser, too, has its time only from now on
             self._follow_at = time.monotonic() + self.FOLLOW_AFTER
         if self._relay:
             self._relay.revive()
+
+    def _look_around(self, now):
+        """While the redirect is missing: what a Shortcut left, and after each wake-up, once, what is on the clipboard.
+
+        At each reading of another app's text iOS may ask the person, who may take a minute: so not in this thread.
+        """
+        if not self._device.app or not self._relay or self._relay.redirected():
+            return
+        self._on_typed(self._device.left_for_login())
+        if self._look_at and now >= self._look_at:
+            self._look_at = None
+            threading.Thread(target=lambda: self._inbox.put(('clipboard', self._device.paste())), daemon=True).start()
+
+    def _on_clipboard(self, text):
+        with contextlib.suppress(Problem):
+            self._own(parse_redirect(text))
+            if not self._relay.redirected() and text not in self._offered:
+                self._offered.append(text)
+                self._device.offer('The address of the failed page is on the clipboard. Deliver it',
+                                   accept=lambda: self._inbox.put(('typed', text)), decline=lambda: None)
 
     def _on_problem(self, problem):
         raise problem
@@ -5100,8 +5127,8 @@ class Login:
             except Problem as problem:
                 self._report.note(f'{problem.message} {problem.hint}')
 
-    def _bring(self, redirect):
-        """Deliver a redirect that a person brought. Raises Problem('redirect') for what is not this login's."""
+    def _own(self, redirect):
+        """A redirect that a person brought, made whole. Raises Problem('redirect') for what is not this login's."""
         found = self._sign_in
         bare, redirect = not redirect.path, redirect.at(found.port, found.path) if found else redirect
         if not found or redirect.port != found.port or bare and not found.state \
@@ -5109,7 +5136,12 @@ class Login:
                 or redirect.path not in (found.path, SUCCESS_PATH):
             raise Problem('redirect', 'That redirect does not belong to the login that waits.',
                           'Copy the address of the page that was opened last.')
-        if redirect.path != found.path and not self._remote.signed_in()[0]:
+        return redirect
+
+    def _bring(self, redirect):
+        """Deliver a redirect that a person brought. Raises Problem('redirect')."""
+        redirect = self._own(redirect)
+        if redirect.path != self._sign_in.path and not self._remote.signed_in()[0]:
             raise Problem('redirect', 'That is the last page of a sign-in whose redirect never arrived.',
                           'Go back one page in the browser and copy its address, or start again.')
         self._by_hand = True            # no browser follows the answer
@@ -5169,7 +5201,7 @@ class Tunnels:
             self._report.note('Tunnels are open. Ctrl-C, or q and return, ends them.')
             if not self._options.json:
                 self._device.typed_lines(self._typed)
-            self._wait(forwards)
+            raise self._inbox.get()
         finally:
             if forwards:
                 forwards.close()
@@ -5178,30 +5210,6 @@ class Tunnels:
     def _typed(self, line):
         if line.lower() in QUIT:
             self._inbox.put(KeyboardInterrupt())
-
-    def _wait(self, forwards):
-        live = self._report.live and self._device.terminal_width()
-        shown = None
-        while True:
-            try:
-                raise self._inbox.get(timeout=1.0 if live else None)
-            except queue.Empty:
-                text = traffic(forwards.counts())
-                if text != shown:
-                    self._report.status(text, live)
-                    shown = text
-
-
-def traffic(counts):
-    """One line about what goes through forwards: how many connections are open, bytes from and to their clients."""
-    def size(number):
-        for unit in ('B', 'kB', 'MB'):
-            if number < 1000:
-                return f'{number:.3g} {unit}'
-            number /= 1000
-        return f'{number:.3g} GB'
-    return f'{sum(count for _, count, _, _ in counts)} open  ↑ {size(sum(up for *_, up, _ in counts))}' \
-           f'  ↓ {size(sum(down for *_, down in counts))}'
 
 
 def ago(seconds):

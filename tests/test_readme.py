@@ -405,7 +405,7 @@ def test_a_server_is_signed_in_by_its_name(block, shell):
     assert Browser(shell.sign_in_page(script)).sign_in().status == 200 and script.wait() == 0
 
 
-@blocks('sh a-shell', r'login\.txt')
+@blocks('sh a-shell', r'> login\.txt')
 def test_the_shortcut_of_a_shell_gets_the_outcome(block, shell):
     script = in_shell(shell, block.text, terminal=False)
     assert Browser(shell.sign_in_page(script)).sign_in().status == 200 and script.wait() == 0
@@ -414,14 +414,16 @@ def test_the_shortcut_of_a_shell_gets_the_outcome(block, shell):
     assert signed_in.startswith('Signed in') and f'`{status}`' in README
 
 
-@blocks('sh a-shell', '--finish')
-def test_the_share_sheets_shortcut_finishes_a_login(block, shell, server):
+@blocks('sh a-shell', 'SHORTCUTS')
+def test_the_share_sheets_shortcut_finishes_a_login_that_waits(block, shell, server):
+    group = shell.desk / 'group'
+    group.mkdir(parents=True, exist_ok=True)
+    shell.variables['SHORTCUTS'] = str(group)
     login = shell.start('work')
     failed = Browser(shell.sign_in_page(login)).redirect()
-    login.kill()
     script = in_shell(shell, re.sub('".*"', f'"{failed}"', block.text))
-    assert script.wait() == 0, script.report()
-    assert (server.home / '.codex' / 'auth.json').exists()
+    assert script.wait() == 0 and login.wait() == 0, login.report()
+    assert (server.home / '.codex' / 'auth.json').exists() and list(group.iterdir()) == []
 
 
 @blocks('sh a-shell', '--add')

@@ -368,3 +368,104 @@ def test_where_ios_refuses_the_local_network_the_setting_is_named(host, how, pho
 @pytest.mark.parametrize('host, how', [('192.0.2.7', 'unreachable'), ('100.64.0.7', 'timeout'), ('no.example', 'name')])
 def test_an_address_out_in_the_world_is_not_blamed_on_that_setting(host, how, phone):
     assert 'Local Network' not in said_without_local_network(phone, host, how)
+
+
+# --- The failed page's address, brought while a login waits --------------------------------------------------
+
+# Runs codex_login.py with a clock that jumps a minute for each letter in the file `woke`: as after a freeze.
+SLEEPER = '''
+import os, runpy, sys, time
+here, real = os.path.dirname(os.path.abspath(__file__)), time.time
+time.time = lambda: real() + 60 * os.path.getsize(os.path.join(here, 'woke'))
+sys.argv[0] = os.path.join(here, 'codex_login.py')
+sys.exit(runpy.run_path(sys.argv[0], run_name='__main__'))
+'''
+
+
+def a_waiting_login(handset, server, *words):
+    handset.know(server)
+    (handset.folder / 'sleeper.py').write_text(SLEEPER)
+    (handset.folder / 'woke').touch()
+    (handset.folder / '.codex-login').mkdir()
+    (handset.folder / '.codex-login' / 'browser').write_text('default')      # the app's own is not offered after a freeze
+    script = handset.start(*words, 'home', script='sleeper.py')
+    return script, Browser(handset.sign_in_page(script))
+
+
+def looks_at_clipboard(handset):
+    return [call for call in handset.phone.calls if call['call'] in ('clipboard.get', 'pbpaste')]
+
+
+def wake_up(handset):
+    before = len(looks_at_clipboard(handset))
+    with (handset.folder / 'woke').open('a') as woke:
+        woke.write('z')
+    wait_until(lambda: len(looks_at_clipboard(handset)) > before)
+
+
+def test_the_copied_address_of_the_failed_page_is_offered_when_the_app_wakes_up(phone, server):
+    script, browser = a_waiting_login(phone, server)
+    phone.phone.clipboard = f'Safari – {browser.redirect()}'
+    if not phone.is_terminal:
+        phone.phone.will_answer(('console.alert', YES))
+    wake_up(phone)
+    if phone.is_terminal:
+        script.answer('on the clipboard. Deliver it.*yes/no', 'yes')
+    assert script.wait() == 0, script.report()
+
+
+def test_a_copied_address_is_not_delivered_after_a_no_and_not_offered_again(phone, server):
+    script, browser = a_waiting_login(phone, server)
+    phone.phone.clipboard = browser.redirect()
+    if not phone.is_terminal:
+        phone.phone.will_answer(('console.alert', NO))
+    wake_up(phone)
+    if phone.is_terminal:
+        script.answer('on the clipboard. Deliver it.*yes/no', 'no')
+    wait_until(lambda: phone.phone.unanswered == [])
+    wake_up(phone)
+    assert browser.sign_in().status == 200 and script.wait() == 0
+    assert phone.asked.count('console.alert') <= 1 and script.screen.count('Deliver it') <= 1
+
+
+@pytest.mark.parametrize('clipboard', [
+    None, '', 'a shopping list', 'http://localhost:1455/auth/callback?code=c&state=of_another_login', '?code=c&state=other'])
+def test_nothing_is_asked_about_a_clipboard_that_does_not_fit(clipboard, phone, server):
+    script, browser = a_waiting_login(phone, server)
+    if clipboard is not None:           # else the sign-in address is still there, as copied
+        phone.phone.clipboard = clipboard
+    wake_up(phone)
+    assert browser.sign_in().status == 200 and script.wait() == 0
+    assert phone.asked == [] and 'Deliver it' not in script.screen
+
+
+def test_the_clipboard_is_left_alone_where_the_app_never_slept_or_the_redirect_has_come(phone, server):
+    script, browser = a_waiting_login(phone, server)
+    before = len(looks_at_clipboard(phone))
+    assert browser.sign_in().status == 200 and script.wait() == 0
+    assert len(looks_at_clipboard(phone)) == before
+
+
+def test_on_a_computer_no_clipboard_is_read_after_a_sleep(home):
+    assert codex_login.Device(alone=True).app == ''
+
+
+def test_a_shortcut_leaves_the_address_in_the_groups_folder_and_the_waiting_login_takes_it(ashell, server, tmp_path):
+    group = tmp_path / 'group'
+    group.mkdir()
+    ashell.variables['SHORTCUTS'] = str(group)
+    script, browser = a_waiting_login(ashell, server)
+    (group / 'codex_login.txt').write_text('http://localhost:1455/auth/callback?code=c&state=of_another_login\n')
+    script.wait_for_text('does not belong to the login that waits')
+    subprocess.run(['sh', '-c', f'echo "{browser.redirect()}" > $SHORTCUTS/codex_login.txt'], check=True,
+                   env={'SHORTCUTS': str(group)})
+    assert script.wait() == 0, script.report()
+    assert list(group.iterdir()) == []
+
+
+# --- Bad days ------------------------------------------------------------------------------------------------
+
+def test_an_empty_clipboard_is_a_clear_line(phone, server):
+    script = phone.start('--finish')
+    assert script.wait() == 255
+    assert 'nothing was copied' in script.screen + script.stderr and 'Traceback' not in script.screen + script.stderr

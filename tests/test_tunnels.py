@@ -275,16 +275,6 @@ def test_jump_hosts_that_lead_in_a_circle_are_named(run, home):
     assert 'circle' in ended(run(to='a'), 255)['message']
 
 
-def test_a_person_sees_what_goes_through(run, echo):
-    script = run('-N', '-L', f'0:127.0.0.1:{echo}', json_events=False, terminal=True)
-    port = int(script.wait_for_text(r'-L localhost:(\d+) is open')[1])
-    assert say(port, b'x' * 5000) == b'x' * 5000
-    script.wait_for_text(r'0 open  ↑ 5 kB  ↓ 5 kB')
-    script.interrupt()
-    assert script.wait(20) == 130
-
-
-@pytest.mark.quick
 def test_q_and_return_ends_a_tunnel(run, echo):
     script = run('-N', '-L', f'0:127.0.0.1:{echo}', json_events=False, terminal=True)
     script.wait_for_text('is open')
