@@ -61,6 +61,20 @@ def usage_problem(message, hint=''):
     return Problem('usage', message, hint, USAGE)
 
 
+def awake(limit, step=0.5):
+    """Steps to wait for, `limit` seconds in all in which this process is awake: what it sleeps away counts as one step."""
+    for _ in range(max(1, round(limit / step))):
+        yield step
+
+
+def take(inbox, limit):
+    """The next item of a queue, within `limit` waking seconds. Raises queue.Empty."""
+    for step in awake(limit):
+        with contextlib.suppress(queue.Empty):
+            return inbox.get(timeout=step)
+    raise queue.Empty
+
+
 # == 2. Specs ==========================================================================================================
 # What people and programs write, as small values. Pure: no files, no sockets, no clock.
 
@@ -1837,12 +1851,25 @@ def new_transport(sock):
         transport = _old_transport_class(paramiko)(stream)
     else:
         transport = _transport_class(paramiko)(stream, disabled_algorithms={'pubkeys': ['ssh-rsa', 'ssh-dss']})
+    keep_to_windows(transport)
     offer = transport.get_security_options()
     offer.kex = _strong(offer.kex)
     offer.key_types = _strong(offer.key_types)
     offer.ciphers = sorted(_strong(offer.ciphers), key=lambda name: 'gcm' not in name)
     offer.digests = _strong(offer.digests)
     return transport
+
+
+def keep_to_windows(transport):
+    """Have the connection end where a server sends more than a channel's window allows: paramiko would keep all of it."""
+    def bounded(feed):
+        def fed(channel, message):
+            feed(channel, message)
+            if len(channel.in_buffer) + len(channel.in_stderr_buffer) > channel.in_window_size:
+                raise load_paramiko().SSHException('the server sends more than was asked for')
+        return fed
+    table = transport._channel_handler_table
+    transport._channel_handler_table = {**table, **{number: bounded(table[number]) for number in (94, 95)}}
 
 
 LOST = (OSError, EOFError)      # what a channel's calls raise where its connection ends
@@ -1854,6 +1881,7 @@ class SshStream:
     `heard` is the beginning of what came, for the case that it was not SSH.
     """
     PIECE = 256 * 1024      # paramiko reads each packet in two small parts; the system is asked for many at once
+    LARGEST = 256 * 1024    # bytes of a packet, as sshd allows; paramiko would gather as many as a server announces
     HEARD = 200
 
     def __init__(self, below):
@@ -1865,6 +1893,8 @@ class SshStream:
             below.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def recv(self, size):
+        if size > self.LARGEST + 1024:
+            raise load_paramiko().SSHException(f'the server announces a packet of {size} bytes')
         if not self._unread:
             data = self._below.recv(self.PIECE)
             self._unread = memoryview(data)
@@ -1962,7 +1992,7 @@ def _handshake_problem(error, heard):
     if 'SSH-' not in words and words:
         return Problem('not-ssh', f'What answers at this port is not an SSH server. It says: {words[:60]}',
                        'Check host and port; or it may be busy.')
-    if not heard or error is None or isinstance(error, (EOFError, OSError)) or 'Negotiation failed' in text:
+    if not heard or not text or isinstance(error, (EOFError, ConnectionError)) or 'Negotiation failed' in text:
         return Problem('connection', 'The server closed the connection during the SSH handshake.',
                        'It may be busy, or refuse this address (fail2ban, MaxStartups).')
     return Problem('connection', f'The SSH handshake failed: {text[:200] or type(error).__name__}')
@@ -2553,27 +2583,28 @@ def sign(key, data, algorithm):
 
 # ---- requests and configuration ---------------------------------------------------------------------
 
-def exec_with_input(channel, command, data):
+def exec_with_input(channel, command, data, limit):
     """Start `command` on a session channel and send it `data` at once: the server's answer to the one is awaited after both.
 
-    That saves a round trip. Raises what paramiko's exec_command and sendall raise.
+    That saves a round trip. Raises what paramiko's exec_command and sendall raise, socket.timeout after `limit` waking seconds.
     """
-    transport = channel.get_transport()
-    if not (hasattr(channel, 'remote_chanid') and hasattr(channel, '_event_pending')
-            and hasattr(channel, '_wait_for_event') and hasattr(transport, '_send_user_message')):
-        channel.exec_command(command)
-        channel.sendall(data)
-        return
     request = load_paramiko().Message()
     request.add_byte(b'\x62')           # SSH_MSG_CHANNEL_REQUEST (RFC 4254, section 6.5)
     request.add_int(channel.remote_chanid)
     request.add_string('exec')
     request.add_boolean(True)
     request.add_string(command)
+    channel.settimeout(limit)
     channel._event_pending()
-    transport._send_user_message(request)
-    with contextlib.suppress(*LOST):        # an account that runs nothing may have closed it; what it says is yet to be read
+    channel.get_transport()._send_user_message(request)
+    try:
         channel.sendall(data)
+    except socket.timeout:
+        raise
+    except LOST:
+        pass                # an account that runs nothing may have closed it; what it says is yet to be read
+    if not any(channel.event.wait(step) for step in awake(limit)):
+        raise socket.timeout('no answer')
     channel._wait_for_event()
 
 
@@ -2661,20 +2692,6 @@ def find_settings(destination, device, overrides=(), config_file=None):
         raise Problem('config', f'The ssh configuration has a ProxyCommand for {destination.host}, '
                       'which this script does not run.', 'Use ProxyJump there, or name another file with -F.')
     return make_settings(destination, options, device.home, device.ssh_folder, device.user())
-
-
-def awake(limit, step=0.5):
-    """Steps to wait for, `limit` seconds in all in which this process is awake: what it sleeps away counts as one step."""
-    for _ in range(max(1, round(limit / step))):
-        yield step
-
-
-def take(inbox, limit):
-    """The next item of a queue, within `limit` waking seconds. Raises queue.Empty."""
-    for step in awake(limit):
-        with contextlib.suppress(queue.Empty):
-            return inbox.get(timeout=step)
-    raise queue.Empty
 
 
 LOCAL_NETWORKS = ('10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '169.254.0.0/16', 'fe80::/10', 'fc00::/7')
@@ -3201,6 +3218,7 @@ class Link:
     after it from `keep()` on; whoever needs the connection asks for `transport()` and waits there while it heals.
     """
     FREEZE = 3.0            # a tick that comes so many seconds late: the process was stopped
+    RUN_LIMIT = 15.0        # seconds that the server may take to start a command, and to take its input
     PROBE = 1.5             # seconds that a connection has after a freeze to answer a question
     PAUSES = (0, 0.3, 1, 2, 4, 8, 15, 30)
 
@@ -3293,17 +3311,23 @@ class Link:
             self.suspect()
             raise Problem('link', f'The connection to {self.settings.alias} was lost ({error}).') from None
 
-    def run(self, command, data, limit=15.0):
-        """A session channel on which `command` runs and has got `data` on its standard input."""
+    def run(self, command, data):
+        """A session channel on which `command` runs and has got `data` on its standard input; its calls end after RUN_LIMIT.
+
+        Raises Problem: 'remote' where the server does not start it, 'link' where it does not answer anything.
+        """
         paramiko = load_paramiko()
+        transport = self.transport(self.RUN_LIMIT)
         try:
-            channel = self.transport(limit).open_session(timeout=limit)
-            exec_with_input(channel, command, data)
+            channel = transport.open_session(timeout=self.RUN_LIMIT)
+            exec_with_input(channel, command, data, self.RUN_LIMIT)
             return channel
         except (paramiko.SSHException, *LOST) as error:
+            message = f'{self.settings.alias} did not start {command!r} ({error}).'
+            if transport.is_active() and transport is self._transport and self._question().wait(self.PROBE):
+                raise Problem('remote', message, 'The account may not be allowed to run commands, or the server is busy.') from None
             self.suspect()
-            raise Problem('link', f'{self.settings.alias} did not start {command!r} ({error}).',
-                          'The account may not be allowed to run commands.') from None
+            raise Problem('link', message, 'The account may not be allowed to run commands.') from None
 
     # -- keeping it alive
 
@@ -3707,6 +3731,7 @@ class Forwards:
     """
     LINK_LIMIT = 30.0       # s that a new client waits for a connection that is being made anew
     CHOICE_LIMIT = 30.0     # s that a client may take to name its target by SOCKS
+    ANSWER_LIMIT = 15.0     # s that the server may take to say whether it listens
     SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0   # s until a port that is held still is asked for again
 
     def __init__(self, link, tell, gateway_ports=False):
@@ -3822,15 +3847,26 @@ class Forwards:
             if forward.transport is transport:
                 return True
             bind, port = forward.bound[0]
-            try:
-                with self._link.asking:
-                    port = transport.request_port_forward(bind, port, self._arrived)
-            except Exception:       # paramiko's several kinds
+            port = self._request(transport, bind, port)
+            if port is None:
                 return False
             # Any free port, once given, stays the same through later connections.
             forward.bound = [(bind, port)]
             forward.transport = transport
             return True
+
+    def _request(self, transport, bind, port):
+        """The port that the server listens on then; None where it refuses, or says nothing: paramiko would wait on."""
+        answered = queue.SimpleQueue()
+
+        def ask():
+            try:
+                answered.put(transport.request_port_forward(bind, port, self._arrived))
+            except Exception:       # paramiko's several kinds
+                answered.put(None)
+        with self._link.asking, contextlib.suppress(queue.Empty):
+            _start(ask)
+            return take(answered, self.ANSWER_LIMIT)
 
     def _connected(self, transport):
         _start(self._ask_again, transport)
@@ -4066,6 +4102,7 @@ class RemoteLogin:
     GRACE = 10              # seconds after which the server ends what this script should have ended
     START_LIMIT = 30.0
     ANSWER_LIMIT = 15.0
+    MOST_WAITING = 100      # things said by the program that nobody has looked at
 
     def __init__(self, link, command, inbox, lifetime):
         import secrets
@@ -4158,10 +4195,14 @@ class RemoteLogin:
         while True:
             try:
                 data = channel.recv(65536)
+            except socket.timeout:
+                continue
             except LOST:
                 data = b''
             if not data:
                 break
+            while self._inbox.qsize() > self.MOST_WAITING and not channel.closed:      # then the program waits, too
+                time.sleep(0.05)
             for item in transcript.feed(data):
                 if not started:
                     if isinstance(item, Record):
@@ -4204,7 +4245,7 @@ class RemoteLogin:
                 self._inbox.put(('exit', self.exited))
         elif record.name == 'browser':
             self._inbox.put(('browser', record.text))
-        else:
+        elif self._answers.qsize() < self.MOST_WAITING:
             self._answers.put(record)
 
     # -- asking and ending
@@ -5305,16 +5346,13 @@ def install_key(settings, jumps, path, device, report):
         link.connect()
         mark = hash_of(public)[:16]
         channel = link.run('sh', launcher({'N': mark, 'K': public, 'BLOB': public.split()[1]}, AUTHORIZE))
-        channel.settimeout(30.0)
-        transcript, said = Transcript(mark), []
-        try:
-            while data := channel.recv(65536):
-                said += [item.name for item in transcript.feed(data) if isinstance(item, Record)]
-        except LOST:
-            pass
+        transcript, authorized, end = Transcript(mark), False, time.monotonic() + 30
+        with contextlib.suppress(*LOST):
+            while not authorized and time.monotonic() < end and (data := channel.recv(65536)):
+                authorized = any(item == ('authorized', '') for item in transcript.feed(data))
     finally:
         link.close()
-    if 'authorized' not in said:
+    if not authorized:
         raise Problem('key', f'The key could not be added to ~/.ssh/authorized_keys at {settings.alias}.',
                       'Look at the space and permissions there.')
     proof = Link(settings._replace(identity_files=(path,), identities_named=True, identities_only=True, batch=True),
