@@ -18,19 +18,18 @@ from sshd import Sshd
 
 pytestmark = pytest.mark.skipif(bool(why := sshd.missing() or ssh_missing()), reason=str(why))
 
-# Round trips at a real sshd and at the embedded server.
-TO_ADDRESS = {Sshd: 8, EmbeddedServer: 7}
-"""From start to the address on the screen, and for any other command to its first line."""
-TO_ADDRESS_NEXT = {Sshd: 8, EmbeddedServer: 7}
-"""The same at the next login to the same server."""
+# From start to the address on the screen, and for any other command to its first line.
+TO_ADDRESS = 8
+# The same at the next login to the same server.
+TO_ADDRESS_NEXT = 8
+# The same behind a jump host.
 TO_ADDRESS_BEYOND = 12
-"""The same at a real sshd behind a jump host."""
-TO_SIGNED_IN = {Sshd: 7, EmbeddedServer: 7}
-"""From the browser's redirect to "signed in"."""
-LOST_TO_DELIVERED = {Sshd: 6, EmbeddedServer: 6}
-"""From a connection that was reset, and the redirect that came then, to its delivery."""
-KILLED_TO_ADDRESS = {Sshd: 11, EmbeddedServer: 9}
-"""From the start after the app was killed, and its program ended, to the address of a new one."""
+# From the browser's redirect to "signed in".
+TO_SIGNED_IN = 7
+# From a connection that was reset, and the redirect that came then, to its delivery.
+LOST_TO_DELIVERED = 6
+# From the start after the app was killed, and its program ended, to the address of a new one.
+KILLED_TO_ADDRESS = 11
 
 
 @pytest.fixture(params=[Sshd, EmbeddedServer], ids=['sshd', 'embedded'])
@@ -98,15 +97,15 @@ def test_a_login_waits_for_no_more_round_trips_than_this(server, relay, home, st
     script.interrupt()
     assert script.wait() == 130
     print(f'start to address {to_address}, next {to_address_next}, redirect to signed in {to_signed_in}, ssh {ssh}')
-    assert to_address <= TO_ADDRESS[type(server)]
-    assert to_address_next <= TO_ADDRESS_NEXT[type(server)]
-    assert to_signed_in <= TO_SIGNED_IN[type(server)]
+    assert to_address <= TO_ADDRESS
+    assert to_address_next <= TO_ADDRESS_NEXT
+    assert to_signed_in <= TO_SIGNED_IN
 
 
 def test_a_command_waits_for_no_more_round_trips_than_this(server, relay, home):
     with Script(home, '-p', relay.port, f'{server.user}@127.0.0.1', 'echo', 'in', json_events=False) as script:
         script.wait_for_text('^in$')
-        assert relay.trips() <= TO_ADDRESS[type(server)]
+        assert relay.trips() <= TO_ADDRESS
         assert script.wait() == 0
 
 
@@ -119,7 +118,7 @@ def test_a_lost_connection_costs_no_more_round_trips_than_this(server, relay, st
     trips = relay.trips()
     ends_well(script, page)
     print(f'lost to delivered {trips}')
-    assert trips <= LOST_TO_DELIVERED[type(server)]
+    assert trips <= LOST_TO_DELIVERED
 
 
 def test_a_killed_app_costs_no_more_round_trips_than_this(server, relay, start):
@@ -131,7 +130,7 @@ def test_a_killed_app_costs_no_more_round_trips_than_this(server, relay, start):
     browser = Browser(script.url)
     ends_well(script, browser.in_background(browser.sign_in))
     print(f'killed to address {trips}')
-    assert trips <= KILLED_TO_ADDRESS[type(server)]
+    assert trips <= KILLED_TO_ADDRESS
 
 
 def test_a_jump_host_costs_no_more_round_trips_than_this(tmp_path):

@@ -63,6 +63,7 @@ def of_kind(**kind):
 GREETING = 'echo "Welcome to box, 3 updates can be applied"; echo "*** NOTICE ***" >&2'
 
 
+@pytest.mark.quick
 @of_kind(start={'.bashrc': GREETING})
 def test_an_account_that_greets_on_both_streams(place):
     assert place.ssh('echo in') == ('Welcome to box, 3 updates can be applied\nin\n', '*** NOTICE ***\n', 0)

@@ -77,6 +77,7 @@ def test_a_command_ends_with_its_own_status(oracle, status):
     assert oracle.run(command=f'exit {status}').same('stdout', 'status').status == status
 
 
+@pytest.mark.quick
 def test_a_command_that_is_not_there_ends_with_127(oracle):
     assert oracle.run(command='no-such-program-here').same('status').status == 127
 

@@ -75,6 +75,7 @@ def start(tmp_path):
 SIGNED_IN = (0, 'Signed in.')
 
 
+@pytest.mark.quick
 def test_one_connection_is_burnt_by_whoever_only_looks_whether_somebody_listens(start):
     program = start('one_connection')
     socket.create_connection(('127.0.0.1', program.port), PATIENCE).close()
@@ -84,17 +85,20 @@ def test_one_connection_is_burnt_by_whoever_only_looks_whether_somebody_listens(
         socket.create_connection(('127.0.0.1', program.port), PATIENCE)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('target', ['/favicon.ico', '/callback?code=good&state=another', '/callback'])
 def test_one_connection_is_burnt_by_any_other_request(start, target):
     program = start('one_connection')
     assert program.ask(target).status == 400 and program.end()[0] == 1
 
 
+@pytest.mark.quick
 def test_one_connection_with_the_redirect_signs_in(start):
     program = start('one_connection')
     assert program.ask('/callback?' + program.code()).status == 200 and program.end() == SIGNED_IN
 
 
+@pytest.mark.quick
 def test_a_tls_program_knows_no_plain_http_and_its_certificate_is_its_own(start):
     program = start('tls')
     assert program.fields['redirect_uri'] == f'https://localhost:{program.port}/callback'
@@ -118,6 +122,7 @@ def over_tls(port, target):
         return answer.status, answer.read().decode()
 
 
+@pytest.mark.quick
 def test_a_chunked_answer_has_no_length_and_an_end(start):
     program = start('ends_of_answers', 'chunked')
     answer = program.ask('/callback?' + program.code())
@@ -127,6 +132,7 @@ def test_a_chunked_answer_has_no_length_and_an_end(start):
     assert program.end() == SIGNED_IN
 
 
+@pytest.mark.quick
 def test_an_answer_of_status_204_has_no_body_and_the_connection_stays(start):
     program = start('ends_of_answers', 'no-content')
     answer = program.ask('/callback?' + program.code())
@@ -135,6 +141,7 @@ def test_an_answer_of_status_204_has_no_body_and_the_connection_stays(start):
     assert program.end() == SIGNED_IN
 
 
+@pytest.mark.quick
 def test_an_answer_without_an_end_is_there_at_once_and_stays_open(start):
     program = start('ends_of_answers', 'unended')
     answer = program.ask('/callback?' + program.code())
@@ -148,6 +155,7 @@ def test_an_answer_without_an_end_is_there_at_once_and_stays_open(start):
     assert program.end() == SIGNED_IN
 
 
+@pytest.mark.quick
 def test_a_form_post_program_takes_nothing_else(start):
     program = start('form_post')
     assert program.fields['response_mode'] == 'form_post'
@@ -159,6 +167,7 @@ def test_a_form_post_program_takes_nothing_else(start):
     assert program.end() == SIGNED_IN
 
 
+@pytest.mark.quick
 def test_a_program_that_leaves_its_listener_has_ended_before_anybody_comes(start, tmp_path):
     program = start('leaves_listener')
     assert program.end() == (0, '')
@@ -177,6 +186,7 @@ def answers(port):
     return True
 
 
+@pytest.mark.quick
 def test_a_page_at_home_leads_to_the_issuer_and_back(start):
     program = start('page_at_home')
     page = urllib.parse.urlsplit(program.address)
@@ -188,6 +198,7 @@ def test_a_page_at_home_leads_to_the_issuer_and_back(start):
     assert program.ask('/callback?' + program.code()).status == 200 and program.end() == SIGNED_IN
 
 
+@pytest.mark.quick
 def test_a_port_as_query_is_all_that_its_address_says(start):
     program = start('port_as_query')
     assert program.fields['port'] == str(program.port)
