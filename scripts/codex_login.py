@@ -1917,9 +1917,10 @@ class SshStream:
         return self._below.getpeername()
 
     def close(self):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*LOST):
             self._below.shutdown(socket.SHUT_RDWR)      # close alone would not wake a thread that reads
-        self._below.close()
+        with contextlib.suppress(*LOST):
+            self._below.close()
 
     def forget_unsent(self):
         """Have the system drop, at the end, what it has not been able to send."""
@@ -3771,7 +3772,7 @@ class Forwards:
         if self._closed.is_set():
             return
         self._closed.set()
-        self._button.send(b'!')
+        self._button.close()        # rings as well
         # Not here: to close a channel means to write to a connection that may be stuck.
         for forward in self._forwards:
             _start(forward.stop)
@@ -3788,7 +3789,6 @@ class Forwards:
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()
         self._selector.close()
-        self._button.close()
 
     def _accept_one(self, listener, forward):
         try:
@@ -3819,8 +3819,10 @@ class Forwards:
                 transport = self._link.transport(self.LINK_LIMIT)
                 try:
                     return reach_from_server(transport, target, origin)
-                except Unreachable:
-                    if transport.is_active():
+                except Unreachable as problem:
+                    if isinstance(problem.__cause__, LOST):
+                        abandon(transport)      # its reader may not know yet
+                    elif transport.is_active():
                         raise
                     self._link.suspect()        # it was not the target: wait for the next connection
 

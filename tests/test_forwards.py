@@ -725,6 +725,46 @@ def test_a_client_whose_channel_was_opening_when_the_connection_died_is_served_b
         tunnels.close()
 
 
+def test_a_client_that_sees_the_connection_break_before_its_reader_does_is_served_by_the_next(monkeypatch):
+    key = paramiko.ECDSAKey.generate()
+    with EmbeddedServer() as server, Target(saying(b'hi')) as target:
+        server.authorize(key)
+        tunnels = Tunnels(server.port, server.user, key)
+        port, first = tunnels.to('L', target.port), tunnels.link.transport()
+
+        def broken(*_, **__):
+            assert first.is_active()
+            raise EOFError
+        monkeypatch.setattr(first, 'open_channel', broken)
+        assert ask(port) == b'hi' and tunnels.link.transport() is not first
+        tunnels.close()
+
+
+def test_a_jump_host_that_is_gone_does_not_keep_the_keeper_from_giving_up_what_went_through_it(tunnels, monkeypatch):
+    jump = tunnels.link.transport()
+    stream = script.SshStream(jump.open_session())
+
+    def broken(message):
+        raise EOFError
+    with monkeypatch.context() as patch:
+        patch.setattr(jump, '_send_user_message', broken)
+        stream.forget_unsent()
+
+
+def test_forwards_that_are_closed_before_their_thread_had_its_turn_close_in_peace(tunnels, monkeypatch):
+    threads = []
+    monkeypatch.setattr(script, '_start', lambda function, *arguments: threads.append(function))
+    forwards = script.Forwards(tunnels.link, tunnels._hear)
+    closing = forwards._closed.set
+
+    def closed_and_now_the_thread():
+        closing()
+        threads[0]()
+    monkeypatch.setattr(forwards._closed, 'set', closed_and_now_the_thread)
+    forwards.close()
+    assert forwards._bell.fileno() == forwards._button.fileno() == -1
+
+
 def test_clients_do_not_wait_for_ever(monkeypatch):
     monkeypatch.setattr(script.Forwards, 'LINK_LIMIT', 0.3)
     key = paramiko.ECDSAKey.generate()
