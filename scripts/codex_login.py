@@ -2994,7 +2994,7 @@ class Credentials:
             self._was_let_in = True
         except LOST as error:
             broke = (f'{self._settings.alias} ended the connection during authentication '
-                     f'({error or "no reason given"}).')
+                     f'({str(error) or "no reason given"}).')
             if self._was_let_in or not self._tried:
                 raise Problem('connect', broke, 'Try again.') from None
             raise self._refused(broke) from None
@@ -3324,7 +3324,7 @@ class Link:
             exec_with_input(channel, command, data, self.RUN_LIMIT)
             return channel
         except (paramiko.SSHException, *LOST) as error:
-            message = f'{self.settings.alias} did not start {command!r} ({error}).'
+            message = f'{self.settings.alias} did not start {command!r} ({str(error) or "no answer"}).'
             if transport.is_active() and transport is self._transport and self._question().wait(self.PROBE):
                 raise Problem('remote', message, 'The account may not be allowed to run commands, or the server is busy.') from None
             self.suspect()

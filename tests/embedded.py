@@ -393,9 +393,19 @@ class _Session:
             return None
         return lambda: _start(_run_process, channel, process)
 
-    def flood(self, channel, kind):
-        """Send what does not end, in place of a command's output: a line, lines, or (on standard error) stderr."""
+    def flood(self, channel, kind, unasked):
+        """Send what does not end, in place of a command's output: a line, lines, or (on standard error) stderr.
+
+        `unasked`: whether the client's window has room for it or not.
+        """
         send = channel.sendall_stderr if kind == 'stderr' else channel.sendall
+        if unasked:
+            head = [strict.EXTENDED_DATA, channel.remote_chanid, 1] if kind == 'stderr' else [strict.DATA, channel.remote_chanid]
+
+            def send(piece):
+                self.transport.send(*head, piece)
+                if not self.transport.is_active():
+                    raise EOFError
         with contextlib.suppress(*GONE):
             for piece in endless(kind != 'line'):
                 send(piece)
@@ -528,6 +538,8 @@ class EmbeddedServer:
     seed: int = 1                               # of the host keys
     version: str = ''                           # the server's first line; paramiko's own
     banner: str = ''
+    farewell: str = 'Have a good day.'          # the words of its "goodbye"
+    refusal: str = 'open failed'                # the words with which it refuses a channel
     shell: str = '/bin/sh'                      # the account's
     forwarding: str = 'allowed'                 # or 'prohibited', or 'failing'
     auth_delay: float = 0.0

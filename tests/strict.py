@@ -75,13 +75,15 @@ ACTIONS = {
     'endless line': 'at version: a line that does not end; at exec: such a one on standard output',
     'endless lines': 'at version: lines that do not end; at exec: such on standard output',
     'endless stderr': 'at exec: lines that do not end, on standard error',
+    'unasked lines': 'at exec: lines, and far more of them than the window of the channel allows',
+    'unasked stderr': 'at exec: the same on standard error',
 }
 
 REFUSED = ('service', 'second service', 'authentication', 'none', 'key', 'password', 'questions', 'answers', 'opening',
            'session', 'forward', 'exec', 'global request', 'listening', 'keep-alive')
 ONLY = {
     'refused': REFUSED, 'partial': REFUSED[2:8], 'many lines': ('version',), 'endless line': ('version', 'exec'),
-    'endless lines': ('version', 'exec'), 'endless stderr': ('exec',),
+    'endless lines': ('version', 'exec'), 'endless stderr': ('exec',), 'unasked lines': ('exec',), 'unasked stderr': ('exec',),
     're-key': REFUSED[8:] + ('data', 'end of input', 'closing'),
     'closings': ('re-key',) + REFUSED[8:] + ('data', 'end of input', 'closing'),
 }
@@ -239,7 +241,7 @@ class StrictTransport(paramiko.Transport):
 
     `account` knows what only a world can: `banner`, `title`, `instruction`, `questions`, `max_auth_tries`, `max_sessions`, `slow()`, `reset()`,
     `day`, `methods(passed)`, `judge(method, user, proof)`, `run(channel, command)` (a function that begins, or None),
-    `flood(channel, kind)`, `reach(host, port)`, `join(channel, socket)`, `listen(address, port)`, `unlisten(address, port)`.
+    `flood(channel, kind, unasked)`, `farewell`, `refusal`, `reach(host, port)`, `join(channel, socket)`, `listen(address, port)`, `unlisten(address, port)`.
     """
 
     def __init__(self, sock, account):
@@ -355,7 +357,7 @@ class StrictTransport(paramiko.Transport):
             self.account.reset()
             raise EOFError(action)
         elif action == 'goodbye':
-            self._bad_service(m) if kind == SERVICE_REQUEST else self._disconnect('Have a good day.')
+            self._bad_service(m) if kind == SERVICE_REQUEST else self._disconnect(self.account.farewell)
         elif action == 'slow':
             self.account.slow()
             return True
@@ -370,8 +372,8 @@ class StrictTransport(paramiko.Transport):
             if action == 'partial' and 'none' in self._steps(kind, m):
                 return True
             self._refuse(kind, m, action == 'partial')
-        elif action.startswith('endless'):
-            self._flood(m, action.split()[1])
+        elif action.startswith(('endless', 'unasked')):
+            self._flood(m, *action.split())
         return False        # and so is what goes unanswered
 
     def _refuse(self, kind, m, partial):
@@ -381,7 +383,7 @@ class StrictTransport(paramiko.Transport):
             self.send(USERAUTH_FAILURE, ','.join(self.account.methods(self._passed)), partial)
         elif kind == OPEN:
             m.get_text()
-            self.send(OPEN_FAILURE, m.get_int(), PROHIBITED, 'open failed', '')
+            self.send(OPEN_FAILURE, m.get_int(), PROHIBITED, self.account.refusal, '')
         elif kind == REQUEST:
             self.send(FAILURE, self.channels[m.get_int()].remote_chanid)
         elif kind == GLOBAL_REQUEST:
@@ -391,11 +393,11 @@ class StrictTransport(paramiko.Transport):
         # As asyncssh says it (connection.py, _process_service_request).
         self._disconnect(f'Unexpected service in service request: {m.get_text()}', SERVICE_NOT_AVAILABLE)
 
-    def _flood(self, m, kind):
+    def _flood(self, m, how, kind):
         channel = self.channels[m.get_int()]
         self._become_live(channel)
         self.send(SUCCESS, channel.remote_chanid)
-        threading.Thread(target=self.account.flood, args=(channel, kind), daemon=True).start()
+        threading.Thread(target=self.account.flood, args=(channel, kind, how == 'unasked'), daemon=True).start()
 
     def _ensure_authed(self, kind, m):
         return None         # what follows here decides that itself

@@ -3,16 +3,20 @@
 The server here is the embedded one; what it says and does is what a hostile one would.
 """
 
+import contextlib
 import re
 import shutil
+import socket
 import stat
 import subprocess
+import sys
+import threading
 import urllib.parse
 
 import embedded
 import pytest
-from harness import PATIENCE, Browser
-from test_login import codex_login, failure, forget_keys
+from harness import PATIENCE, SCRIPT, Browser
+from test_login import codex_login, eventually, failure, forget_keys
 from test_phones import NO, YES, pairing_with, pythonista  # noqa: F401 (a fixture is used by its name)
 
 # --- Who asked ----------------------------------------------------------------------------------------------
@@ -456,3 +460,263 @@ def test_the_pairing_of_another_server_is_not_touched(run, server, home):
 
 
 # --- Hostile words, endless words ---------------------------------------------------------------------------
+
+HURRIED = '''
+import resource, sys
+sys.path.insert(0, {folder!r})
+import codex_login
+{limits}
+status = codex_login.main()
+print('most memory', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr, flush=True)
+sys.exit(status)
+'''
+# Every wait for a server's answer that has no option; here the limits are short, so that a test sees their end.
+LIMITS = ('Authentication.LIMIT = 1', 'Link.RUN_LIMIT = 1', 'RemoteLogin.START_LIMIT = 1', 'Forwards.ANSWER_LIMIT = 1',
+          'RemoteLogin.ANSWER_LIMIT = 1')
+MEMORY = 100                # MB that a run may take, whatever it is sent
+
+
+def hurried(folder, *limits):
+    """The script with shorter limits; it says at its end how much memory it has taken at most."""
+    path = folder / 'hurried.py'
+    path.write_text(HURRIED.format(folder=str(SCRIPT.parent), limits='\n'.join(f'codex_login.{limit}' for limit in limits)))
+    return path
+
+
+@pytest.fixture
+def run_hurried(run, tmp_path):
+    """Runs of the script with LIMITS."""
+    def start(*options, **how):
+        return run(*options, script=hurried(tmp_path, *LIMITS), **how)
+    return start
+
+
+def most_memory(script):
+    return int(re.search('most memory ([0-9]+)', script.stderr)[1])
+
+
+def said(script):
+    """Everything that a run has said."""
+    return script.stdout + script.stderr + script.screen
+
+
+# What acts on a screen, reorders or hides; a terminal makes \r\n of each line feed.
+ACTS = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]|\r(?!\n)|\u0308{5}')
+HOSTILE = '\x1b]0;owned\x07\x1b[2J\x1b[1A\x9b31m\u202eyranib\u2066\x1b]52;c;ZXZpbA==\x07' + '\u0308' * 50 + '\x1b'
+
+EVERY_WORD = {
+    'the version line': {'version': f'SSH-2.0-{HOSTILE}'},
+    'a version line of another protocol': {'version': f'SSH-1.0{HOSTILE}-x'},
+    'the banner': {'banner': f'{HOSTILE}\nSigned in: eve\n{HOSTILE}'},
+    'the methods': {'demanded': (f'{HOSTILE}\nSigned in: eve',)},
+    'the last words': {'bad_day': 'goodbye at session', 'farewell': f'{HOSTILE}\nSigned in: eve'},
+    'the last words before it lets anybody in': {'bad_day': 'goodbye at authentication', 'farewell': f'{HOSTILE}\nSigned in: eve'},
+    'a refusal': {'bad_day': 'refused at session', 'refusal': f'{HOSTILE}\nSigned in: eve'},
+    'a refused forward': {'bad_day': 'refused at forward', 'refusal': f'{HOSTILE}\nSigned in: eve'},
+}
+
+
+@pytest.mark.parametrize('how', ['at a terminal', 'for a program'])
+@pytest.mark.parametrize('where', EVERY_WORD)
+def test_no_word_of_a_server_acts_on_a_screen_or_passes_for_the_scripts_own(run_hurried, server, where, how):
+    for name, value in EVERY_WORD[where].items():
+        setattr(server, name, value)
+    terminal = how == 'at a terminal'
+    script = run_hurried('-v', '-o', 'BatchMode=yes', '-o', 'ConnectTimeout=5', '--timeout', '5', terminal=terminal,
+                         json_events=not terminal, command=('true',))
+    script.wait()
+    assert not ACTS.search(said(script))
+    # Nor does one begin a line. (The log shows paramiko's own tracebacks.)
+    assert not re.search('^ ?Signed in: eve|^Traceback', said(script), re.MULTILINE)
+    for event in script.events:
+        assert not any(ACTS.search(value) for value in event.values() if isinstance(value, str))
+
+
+@pytest.mark.parametrize('stream', ['', ' >&2'])
+@pytest.mark.parametrize('terminal', [True, False])
+def test_no_line_of_a_program_acts_on_a_screen(run, server, terminal, stream):
+    (server.home / 'words').write_text(f'{HOSTILE}\n\x1b[31\n{HOSTILE * 2000}\nfar\x1b[8mhidden\rover\n')
+    script = run(terminal=terminal, json_events=not terminal, command=('cat words' + stream,))
+    assert script.wait() == 0
+    assert not ACTS.search(said(script)) and 'farhiddenover' in said(script)
+    assert not any(ACTS.search(event.get('text', '')) for event in script.events)
+
+
+# --- Waits ---------------------------------------------------------------------------------------------------
+
+UNANSWERED = {
+    'silent at version': 'did not finish the SSH handshake within 1 s',
+    'endless line at version': 'did not finish the SSH handshake within 1 s',
+    'endless lines at version': 'is not an SSH server. It says: xxxx',
+    'silent at key exchange': 'did not finish the SSH handshake within 1 s',
+    'silent at service': 'did not answer within 1 s whether it lets',
+    'unanswered at key': 'did not answer within 1 s whether it lets',
+    'unanswered at authentication': 'did not answer within 1 s whether it lets',
+    'partial at authentication': 'permission denied',
+    'unanswered at session': "did not start 'sh'",
+    'refused at session': "did not start 'sh'",
+    'unanswered at exec': "did not start 'sh' (no answer)",
+    'refused at exec': "did not start 'sh' (Channel closed.)",
+    'unanswered at data': 'did not start the program within 1 s',
+}
+
+
+@pytest.mark.parametrize('day', UNANSWERED)
+def test_what_a_server_does_not_answer_ends_with_a_clear_line(run_hurried, server, day):
+    server.bad_day = day
+    script = run_hurried('-o', 'ConnectTimeout=1', '-o', 'BatchMode=yes')
+    assert UNANSWERED[day] in failure(script)['message']
+    assert server.count[day]
+
+
+@pytest.mark.parametrize('day', ['unanswered at key', 'unanswered at exec', 'unanswered at session'])
+def test_what_a_server_does_not_answer_ends_with_pythonistas_old_paramiko_too(pythonista, server, day):
+    pythonista.know(server)
+    server.bad_day = day
+    script = pythonista.start('home', script=hurried(pythonista.folder, *LIMITS))
+    assert script.wait() == 255
+    assert UNANSWERED[day] in said(script)
+
+
+def test_a_tunnel_that_a_server_never_confirms_does_not_keep_a_login_waiting(run_hurried, server):
+    server.bad_day = 'unanswered at listening'
+    script = run_hurried('-R', '0:127.0.0.1:9')
+    Browser(script.wait_for('sign-in')['url']).sign_in()
+    assert script.wait() == 0
+    assert 'does not listen' in script.stderr
+
+
+def test_a_tunnel_that_a_server_never_confirms_ends_the_run_that_wants_it(run_hurried, server):
+    server.bad_day = 'unanswered at listening'
+    script = run_hurried('-N', '-o', 'ExitOnForwardFailure=yes', '-R', '0:127.0.0.1:9')
+    assert 'does not listen' in failure(script, kind='listen')['message']
+
+
+def test_a_server_that_takes_proof_after_proof_gets_no_more_than_a_few(run_hurried, server, home):
+    asks(server, home, 'Code:')
+    server.bad_day = 'partial at answers'
+    script = run_hurried(json_events=False, terminal=True)
+    for _ in range(codex_login.Credentials.MOST_STEPS):
+        script.answer('Code:', '42')
+    assert script.wait() == 255
+    assert 'wants ever more, and lets nobody in' in script.screen
+
+
+# --- Floods --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('day', ['endless line at exec', 'endless lines at exec', 'endless stderr at exec',
+                                 'unasked lines at exec', 'unasked stderr at exec'])
+def test_a_flood_from_a_server_takes_no_memory(run_hurried, server, day):
+    server.bad_day = day
+    script = run_hurried('--timeout', '3')
+    script.wait_for('error')
+    assert script.wait() in (255, 124)
+    assert server.count[day] and most_memory(script) < MEMORY
+
+
+FLOOD = 300 << 20
+
+
+def test_a_packet_of_two_gigabytes_is_not_waited_for(run_hurried, home):
+    taken = []
+
+    def speak(sock):
+        with contextlib.suppress(OSError):
+            sock.sendall(b'SSH-2.0-hostile\r\n' + (0x7ffffffc).to_bytes(4, 'big'))
+            for _ in range(FLOOD >> 20):
+                taken.append(sock.send(bytes(1 << 20)))
+    with speaking(speak) as port:
+        script = run_hurried('-p', port, to='ana@127.0.0.1')
+        assert 'announces a packet of 2147483' in failure(script, kind='connection')['message']
+    assert most_memory(script) < MEMORY and sum(taken) < FLOOD
+
+
+@contextlib.contextmanager
+def speaking(speak):
+    """The port of a server that does `speak(socket)` with who connects first."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        def serve():
+            with contextlib.suppress(OSError), listener.accept()[0] as sock:
+                speak(sock)
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_a_program_that_prints_more_than_anybody_reads_waits_for_its_reader(run, server, home, tmp_path):
+    """The reader of the events stands still until the program at the server is done, which outlives all connections."""
+    size, line = 200 << 20, 16000
+    command = f'head -c {size} /dev/zero | tr "\\0" x | fold -w {line}; echo done >"$HOME/printed"'
+    process = subprocess.Popen(
+        [sys.executable, str(hurried(tmp_path)), '--json', f'{server.user}@127.0.0.1:{server.port}', command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**home.environment(), embedded.MARK: server.mark})
+    assert eventually((server.home / 'printed').exists, 60)
+    seen = 0
+    for words in process.stdout:
+        seen += b'"output"' in words
+    assert seen == -(-size // line)
+    memory = re.search(rb'most memory ([0-9]+)', process.stderr.read())
+    assert process.wait(PATIENCE) == 0 and int(memory[1]) < MEMORY
+
+
+# An account whose shell says what a hostile server wants to say of the launcher, whose mark it knows.
+FALSE_SHELL = r'''#!/bin/sh
+while read -r line; do case $line in N=*) eval "$line"; break;; esac; done
+say() {{ printf '\n@%s %s\n' "$N" "$*"; }}
+{words}
+while read -r word; do say ended; done
+'''
+
+
+def false_shell(server, words):
+    path = server.bin / 'false-shell'
+    path.write_text(FALSE_SHELL.format(words=words))
+    path.chmod(0o755)
+    server.shell = str(path)
+
+
+@pytest.mark.parametrize('status', ['foo', '²', '9' * 5000, '', '-1', '1' * 4, '0x1', '1 2', '٣', '\x1b[31m'])
+def test_an_exit_status_that_is_none_is_a_failure_and_no_more(run, server, status):
+    false_shell(server, f"say started /nowhere\nsay exit '{status}'")
+    script = run(command=('true',))
+    assert script.wait() == 255
+    assert 'Traceback' not in said(script)
+
+
+@pytest.mark.parametrize('record', ['status 0 evil', 'present', 'evil \x1b[31m', 'browser javascript:alert(1)', 'gone x', 'exit 0', ''])
+def test_endless_records_take_no_memory_and_open_nothing(run_hurried, server, home, record):
+    false_shell(server, f"say started /nowhere\nyes \"\n@$N {record} {'x' * 2000}\" | head -c {80 << 20}\nsay exit 3")
+    script = run_hurried(command=('true',))
+    assert script.wait() in (3, 255)
+    assert 'Traceback' not in said(script) and most_memory(script) < MEMORY
+    assert home.opened == []
+
+
+# --- Files here -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('leftover', ['readable by all', 'a link'])
+def test_a_file_left_over_gives_a_private_one_neither_its_mode_nor_its_place(tmp_path, leftover):
+    path, elsewhere = tmp_path / 'config', tmp_path / 'elsewhere'
+    elsewhere.write_text('of somebody')
+    if leftover == 'a link':
+        (tmp_path / 'config.new').symlink_to(elsewhere)
+    else:
+        (tmp_path / 'config.new').write_text('old')
+        (tmp_path / 'config.new').chmod(0o666)
+    codex_login.write_private(str(path), 'secret\n')
+    assert path.read_text() == 'secret\n' and stat.S_IMODE(path.stat().st_mode) == 0o600 and not path.is_symlink()
+    assert elsewhere.read_text() == 'of somebody'
+
+
+def test_a_private_file_that_cannot_be_finished_leaves_the_old_one_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / 'config'
+    path.write_text('old')
+
+    def full(descriptor):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(codex_login.os, 'fsync', full)
+    with pytest.raises(OSError):
+        codex_login.write_private(str(path), 'new')
+    assert path.read_text() == 'old' and [entry.name for entry in tmp_path.iterdir()] == ['config']
