@@ -3126,7 +3126,7 @@ class Credentials:
         """The key in the file, None where it cannot be used and nobody named it."""
         passphrase = None
         self._device.mend_key(path)
-        for _ in range(1 + self.PASSWORD_TRIES):
+        for left in range(self.PASSWORD_TRIES, -1, -1):
             try:
                 return load_private_key(path, passphrase)
             except Problem as problem:
@@ -3138,7 +3138,7 @@ class Credentials:
             if self._settings.batch or self._device.alone:
                 self._tried.append(f'{path} (needs its passphrase)')
                 return None
-            passphrase = self._device.secret(f'Passphrase of {path}:')
+            passphrase = left and self._device.secret(f'Passphrase of {path}:')
         self._tried.append(f'{path} (wrong passphrase)')
         return None
 

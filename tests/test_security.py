@@ -4,6 +4,7 @@ The server here is the embedded one; what it says and does is what a hostile one
 """
 
 import contextlib
+import json
 import re
 import shutil
 import socket
@@ -12,11 +13,12 @@ import subprocess
 import sys
 import threading
 import urllib.parse
+from pathlib import Path
 
 import embedded
 import pytest
 from harness import PATIENCE, SCRIPT, Browser
-from test_login import codex_login, eventually, failure, forget_keys
+from test_login import auth_file, codex_login, eventually, failure, forget_keys
 from test_phones import NO, YES, pairing_with, pythonista  # noqa: F401 (a fixture is used by its name)
 
 # --- Who asked ----------------------------------------------------------------------------------------------
@@ -720,3 +722,107 @@ def test_a_private_file_that_cannot_be_finished_leaves_the_old_one_and_nothing_e
     with pytest.raises(OSError):
         codex_login.write_private(str(path), 'new')
     assert path.read_text() == 'old' and [entry.name for entry in tmp_path.iterdir()] == ['config']
+
+
+# --- Secrets, wherever they might be found ----------------------------------------------------------------------
+
+PASSPHRASE, ONE_TIME_CODE = 'the-passphrase-4711', 'one-time-0815'
+
+
+class Secrets:
+    """What nobody may find: by its name, and where it was found all the same."""
+
+    def __init__(self, home, server, script, **secret):
+        self.home, self.server, self.script, self.secret = home, server, script, secret
+        self.address = ''           # which is shown, copied, opened, and in the program's own words
+        self.found = set()
+
+    def look(self):
+        """Look at all files here and at the server, and at the processes of both."""
+        shown = [self.home.folder / name for name in ('browser-notes', 'clipboard-notes')]
+        for folder in (self.home.folder, self.server.tmp):
+            for path in [path for path in folder.rglob('*') if path.is_file() and path not in shown]:
+                with contextlib.suppress(OSError):
+                    self.note(path.name, path.read_text(errors='replace'))
+                    if path.stat().st_mode & 0o077 and path.parent.stat().st_mode & 0o077:
+                        self.found.add(f'{path.name}: readable by others')
+        for mark in (self.script.mark, self.server.mark):
+            for pid in embedded.marked_processes(mark):
+                for name in ('cmdline', 'environ'):
+                    with contextlib.suppress(OSError):
+                        self.note(name, Path(f'/proc/{pid}/{name}').read_text(errors='replace'))
+
+    def note(self, place, text):
+        text = text.replace(self.address, '') if self.address else text
+        self.found |= {f'{place}: {name}' for name, secret in self.secret.items() if secret and secret in text}
+
+
+def tokens(server):
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(auth_file(server).read_text())['tokens']
+    return {}
+
+
+@pytest.mark.parametrize('how', ['', '-v', '--json', '--json -v', '-q'])
+def test_no_secret_of_a_login_is_said_logged_kept_or_on_a_command_line(run, server, home, how):
+    terminal = '--json' not in how
+    if terminal:
+        forget_keys(home)
+        home.make_key(server, passphrase=PASSPHRASE)
+        server.demanded, server.questions = ('publickey', 'password', 'keyboard-interactive'), (('Code:', ONE_TIME_CODE),)
+    script = run(*how.replace('--json', '').split(), terminal=terminal, json_events=not terminal, environment=home.own_clipboard())
+    if terminal:
+        for prompt, answer in (('Passphrase', PASSPHRASE), ('password:', server.password), ('Code:', ONE_TIME_CODE)):
+            script.answer(prompt, answer)
+        address = script.wait_for_text(r'^(https://\S+)\r?$')[1]
+    else:
+        address = script.wait_for('sign-in')['url']
+    browser = Browser(address)
+    redirect = browser.redirect()
+    secrets = Secrets(home, server, script, passphrase=PASSPHRASE, password=server.password, answer=ONE_TIME_CODE,
+                      code=urllib.parse.parse_qs(urllib.parse.urlsplit(redirect).query)['code'][0], state=browser.state)
+    secrets.address = address
+    secrets.look()
+    page = browser.in_background(browser.follow, redirect)
+    while script.process.poll() is None:
+        secrets.look()
+    assert page().status == 200 and script.wait() == 0
+    secrets.look()
+    secrets.secret.update(tokens(server))
+    assert len(secrets.secret) == 8
+    secrets.note('output', said(script))
+    assert secrets.found == set()
+
+
+def test_the_errors_of_a_login_have_no_secret_in_them(run, server, home):
+    script = run('-v')
+    browser = Browser(script.wait_for('sign-in')['url'])
+    assert browser.sign_in(state='of-another').status == 400
+    browser.sign_in(code='bad-secret-code')
+    failure(script, status=1)
+    assert 'Token exchange failed' in said(script)
+    secrets = Secrets(home, server, script, code='bad-secret-code', other='of-another', state=browser.state)
+    secrets.address = browser.address
+    secrets.look()
+    secrets.note('output', said(script))
+    assert secrets.found == set()
+
+
+@pytest.mark.parametrize('query', ['code=secret-code&state=secret-state', 'error=x&state=secret-state', 'code=secret-code'])
+def test_a_redirect_that_nobody_waits_for_is_refused_without_repeating_it(run, home, query):
+    script = run('-v', '--finish', f'http://localhost:1455/auth/callback?{query}', to='', command=())
+    error = failure(script, kind='redirect')
+    assert 'No login is waiting' in error['message'] and 'secret' not in said(script)
+
+
+@pytest.mark.parametrize('which', ['Passphrase', 'password:'])
+def test_a_wrong_secret_is_not_repeated_in_what_is_said(run, server, home, which):
+    forget_keys(home)
+    if which == 'Passphrase':
+        home.make_key(server, passphrase=PASSPHRASE)
+        server.password = None
+    script = run('-v', terminal=True, json_events=False)
+    for number in range(3):
+        script.answer(which, f'wrong-secret-{number}')
+    assert script.wait() == 255
+    assert 'wrong-secret' not in said(script)
