@@ -871,16 +871,18 @@ def loopback_port(url):
 def read_sign_in(url):
     """The SignIn that an address stands for, else None where nothing in it speaks of a redirect to loopback.
 
-    The redirect is the parameter that holds a loopback address, redirect_uri (RFC 6749, section 4.1.1) first.
+    The redirect is redirect_uri (RFC 6749, section 4.1.1), or what is called much like it; any other parameter with an
+    address only where there is none of these.
     """
     try:
         parts = urlsplit(url)
         parameters = parse_qsl(parts.query) + parse_qsl(parts.fragment)
     except ValueError:
         return None
-    parameters.sort(key=lambda pair: pair[0] != 'redirect_uri')
+    named = [pair for pair in parameters if re.search('redirect|callback|return', pair[0], re.I) and URLS.match(pair[1])]
+    named.sort(key=lambda pair: pair[0] != 'redirect_uri')
     state = dict(parameters).get('state')
-    for name, value in parameters:
+    for _, value in named or parameters:
         port = loopback_port(value)
         if port:
             return SignIn(url, port, urlsplit(value).path or '/', state, False)
@@ -1601,7 +1603,7 @@ class TextReport:
         self.show(text)
 
     def _sign_in(self, url, port):
-        self.show('Sign in at this address:')
+        self.show('Sign in at this address:' if port else 'The program wants this page opened:')
         self.show(url)
 
     def _device_code(self, url, code):
@@ -4082,15 +4084,17 @@ class Command(NamedTuple):
     line: str
     program: str
     codex: bool
+    issuer: str = 'auth.openai.com'     # whose pages codex may have opened
 
 
 def make_command(words, device_auth=False):
     """The Command for the words of a command line; `codex login` where there are none."""
     line = ' '.join(words) or 'codex login'
-    if re.fullmatch(r'([\w./+-]*/)?codex login( --device-auth)?', line):
-        if device_auth and not line.endswith('--device-auth'):
+    if re.fullmatch(r'([\w./+-]*/)?codex login( --device-auth| --experimental_issuer[ =]https?://[\w.:/-]+)*', line):
+        if device_auth and '--device-auth' not in line:
             line += ' --device-auth'
-        return Command(line, line.split()[0], True)
+        issuer = re.search('--experimental_issuer.(.*?)( |$)', line)
+        return Command(line, line.split()[0], True, *[urlsplit(issuer[1]).netloc] if issuer else [])
     program = re.match(r'\s*([\w./+-]+)(?=\s|$)', line)
     return Command(f'"$SHELL" -c {sh_quote(line)}', program[1] if program else 'sh', False)
 
@@ -4786,6 +4790,7 @@ class Login:
         self._held = []         # codex's own lines, shown only when they explain a failure
         self._found_again = self._by_hand = self._held_elsewhere = False
         self._look_at, self._offered = None, []     # when to look at the clipboard; what was offered of it
+        self._asked_about_page = False
         self._brought = None    # a redirect that a person brought, to be delivered as soon as the address is known
 
     def _tell(self, event, **fields):
@@ -4969,8 +4974,29 @@ class Login:
         found = read_sign_in(url)
         if found:
             self._open(found)
-        elif url.startswith('https://'):
-            self._show_page(url)
+        else:
+            self._leads_nowhere(url)
+
+    def _leads_nowhere(self, url):
+        """A page that brings nothing back to this device is shown, and opened if a person wants that; asked for one only."""
+        self._report.tell('sign-in', url=url, port=None)
+        asked, self._asked_about_page = self._asked_about_page, True
+        if url.startswith('https://') and not asked and self._agreed(
+                f'{self._settings.alias} wants a page of\n{urlsplit(url).netloc[:200]}\nopened, which leads nowhere on this device. '
+                'Open it'):
+            return self._show_page(url)
+        self._report.warn('That page leads nowhere on this device, and was not opened.')
+
+    def _agreed(self, question):
+        return self._device.can_agree() and self._device.confirm(question)
+
+    def _check_issuer(self, url):
+        """Raises Problem('address') for a page that is not of codex's issuer, unless a person wants it."""
+        host, issuer = urlsplit(url).netloc, self._command.issuer
+        if self._command.codex and host.lower() != issuer.lower() and not self._agreed(
+                f'The sign-in page is at\n{host[:200]}\nand not at {issuer}. Whoever runs it may get the sign-in. Open it'):
+            raise Problem('address', f'The sign-in page is at {host[:200]}, not at {issuer}; it was not opened.',
+                          'Ask who runs the server.')
 
     def _refuse_leaving(self, line):
         elsewhere = self._command.codex and leaving_redirect(line)
@@ -4981,6 +5007,7 @@ class Login:
     def _look_for_code(self, line):
         found = self._scanner.feed(line)
         if found and not self._code:
+            self._check_issuer(found.url)
             self._code = found
             self._device.copy(found.code)
             self._report.tell('device-code', url=found.url, code=found.code)
@@ -4997,6 +5024,7 @@ class Login:
             redirect, self._brought = self._brought, None
             self._bring(redirect)
         else:
+            self._check_issuer(found.url)
             self._relay.check()
             self._listen(found)
             self._save()

@@ -130,12 +130,11 @@ def stand_ins():
     with (tempfile.TemporaryDirectory(prefix='codex-login-demo-') as folder, sign_in_page() as origin,
           EmbeddedServer() as server):
         server.announced_port = free_port(1455)
-        server.environment['STAND_IN_ISSUER'] = origin
         home = Home(pathlib.Path(folder))
         home.trust(server)
         home.make_key(server)
         yield Stage(
-            home, (f'{server.user}@{server.address}:{server.port}',),
+            home, (f'{server.user}@{server.address}:{server.port}', 'codex', 'login', '--experimental_issuer', origin),
             (('server', f'an SSH server on port {server.port}, with a stand-in for codex'),
              ('sign-in page', f'a stand-in for auth.openai.com, {origin}'),
              ('the script', 'is the real one')),

@@ -12,7 +12,7 @@ listens where it says. The environment sets the scene:
 
     STAND_IN_PORT      the port to announce instead of its own fixed one; two above where that one stays busy
     STAND_IN_BIND      127.0.0.1 (or ::1)
-    STAND_IN_ISSUER    where the sign-in page is (https://auth.openai.com)
+    STAND_IN_ISSUER    where the sign-in page is (https://auth.openai.com); as `login --experimental_issuer URL`
     STAND_IN_ADDRESS   the address to print instead; {port} and {state} are filled in
     STAND_IN_MOOD      fails    ends at once with words of its own
                        silent   never prints an address, and waits
@@ -406,6 +406,8 @@ def main(name, *words):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     commands = {('--version',): lambda: print(f'{name}-cli 0.169.0'), ('login',): lambda: login(name)}
     if name == 'codex':
+        if words[:2] == ('login', '--experimental_issuer'):
+            SCENE['issuer'], words = words[2], words[:1]
         commands |= {('login', 'status'): status, ('login', '--device-auth'): device_login}
     if words not in commands:
         say(f"error: unexpected argument '{' '.join(words)}' found\n")

@@ -864,12 +864,12 @@ def test_the_first_run_at_the_terminal_asks_only_what_it_cannot_know(ashell, ser
 
 def test_open_and_the_clipboard_get_the_address_byte_for_byte(ashell, server):
     server.environment['STAND_IN_ADDRESS'] = (
-        'https://issuer.example/authorize?redirect_uri=http%3A%2F%2F127.0.0.1%3A{port}%2Fauth%2Fcallback'
+        'https://auth.openai.com/authorize?redirect_uri=http%3A%2F%2F127.0.0.1%3A{port}%2Fauth%2Fcallback'
         '&state={state}&twice=%2525&plus=a+b&tilde=~&at=a@b#part%23two')
     ashell.know(server)
     script = ashell.start('home')
     address = ashell.sign_in_page(script)
-    assert re.fullmatch(r'https://issuer\.example/authorize\?redirect_uri=http%3A%2F%2F127\.0\.0\.1%3A\d+'
+    assert re.fullmatch(r'https://auth\.openai\.com/authorize\?redirect_uri=http%3A%2F%2F127\.0\.0\.1%3A\d+'
                         r'%2Fauth%2Fcallback&state=[\w-]+&twice=%2525&plus=a\+b&tilde=~&at=a@b#part%23two',
                         address)
     assert ashell.phone.called('pbcopy')[0]['args'] == [address]

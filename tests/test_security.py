@@ -18,7 +18,7 @@ from pathlib import Path
 import embedded
 import pytest
 from harness import PATIENCE, SCRIPT, Browser
-from test_login import auth_file, codex_login, eventually, failure, forget_keys
+from test_login import auth_file, codex_login, eventually, failure, forget_keys, listening
 from test_phones import NO, YES, pairing_with, pythonista  # noqa: F401 (a fixture is used by its name)
 
 # --- Who asked ----------------------------------------------------------------------------------------------
@@ -456,6 +456,87 @@ def test_the_pairing_of_another_server_is_not_touched(run, server, home):
 
 
 # --- What comes back ----------------------------------------------------------------------------------------
+
+BACK = 'redirect_uri=http%3A%2F%2Flocalhost%3A{port}%2Fauth%2Fcallback&state={state}'
+FALSE_ISSUERS = [
+    'https://evil.example/oauth/authorize?', 'https://auth.openai.com.evil.example/oauth/authorize?',
+    'https://auth.openai.com@evil.example/oauth/authorize?', 'https://auth.openai.com:8443/oauth/authorize?',
+    'https://evil.example#@auth.openai.com/?', 'http://localhost:8000/oauth/authorize?',
+]
+
+
+@pytest.mark.parametrize('mood', ['', 'hands'])
+@pytest.mark.parametrize('page', FALSE_ISSUERS, ids=range(len(FALSE_ISSUERS)))
+def test_a_page_that_is_not_of_codexs_issuer_is_not_opened(run, server, home, page, mood):
+    server.environment |= {'STAND_IN_ADDRESS': page + BACK, 'STAND_IN_MOOD': mood}
+    error = failure(run(environment=home.own_clipboard()), kind='address')
+    host = urllib.parse.urlsplit(page).netloc
+    assert host in error['message'] and 'not opened' in error['message'] and error['hint']
+    assert home.opened == [] and home.clipboard == '' and not listening(server.announced_port)
+
+
+def test_a_person_may_open_the_page_of_another_issuer(run, server, home):
+    server.environment['STAND_IN_ISSUER'] = 'https://login.example.org'
+    for answer in ('no', 'yes'):
+        script = run(json_events=False, terminal=True)
+        script.wait_for_text(r'login\.example\.org[^?]*auth\.openai\.com')
+        assert home.opened == []
+        script.answer('yes/no', answer)
+        if answer == 'no':
+            assert script.wait() == 255 and 'not opened' in script.screen
+    Browser(script.wait_for_text(r'^(https://\S+state=\S+)\r?$')[1]).sign_in()
+    assert script.wait() == 0 and len(home.opened) == 1
+
+
+def test_an_issuer_named_on_the_command_line_is_that_logins_issuer(run, server, home):
+    login = ('codex', 'login', '--experimental_issuer')
+    script = run(command=(*login, 'https://login.example.org/base'))
+    assert Browser(script.wait_for('sign-in')['url']).sign_in().status == 200
+    assert script.wait_for('signed-in') and script.wait() == 0
+    (server.home / '.codex' / 'auth.json').unlink()
+    server.environment['STAND_IN_ADDRESS'] = 'https://auth.openai.com/oauth/authorize?' + BACK
+    assert 'auth.openai.com' in failure(run(command=(*login, 'https://login.example.org/base')), kind='address')['message']
+
+
+def test_a_code_is_not_to_be_entered_on_a_page_that_is_not_of_codexs_issuer(run, server, home):
+    (server.bin / 'codex').write_text('#!/bin/sh\n[ "$2" = status ] && exit 1\n'
+                                      'echo https://evil.example/codex/device; echo ABCD-12345; sleep 60\n')
+    error = failure(run('--device-auth', environment=home.own_clipboard()), kind='address')
+    assert 'evil.example' in error['message'] and home.opened == [] and home.clipboard == ''
+
+
+NOWHERE = '"$BROWSER" {}; echo done'
+
+
+@pytest.mark.parametrize('page', ['https://evil.example/page', 'https://a.test/?redirect_uri=https://a.test/cb&next=http://localhost:1/',
+                                  'http://a.test/'], ids=['page', 'leads-elsewhere', 'http'])
+def test_a_page_that_leads_nowhere_on_this_device_is_shown_and_not_opened_where_nobody_can_say_yes(run, home, page):
+    script = run(command=(NOWHERE.format(f"'{page}'"),))
+    assert script.wait_for('sign-in') == {'event': 'sign-in', 'url': page, 'port': None}
+    assert script.wait() == 0 and home.opened == []
+    assert 'opened' not in [event['event'] for event in script.events] and 'not opened' in script.stderr
+
+
+@pytest.mark.parametrize('answer', ['yes', 'no'])
+def test_a_page_that_leads_nowhere_on_this_device_is_opened_after_a_yes_only_and_asked_about_once(run, home, answer):
+    pages = [f'https://evil.example/{number}' for number in range(3)]
+    script = run(json_events=False, terminal=True, command=(NOWHERE.format(' '.join(pages)),))
+    script.wait_for_text(re.escape(pages[0]))
+    assert home.opened == []
+    script.answer('yes/no', answer)
+    assert script.wait() == 0 and script.screen.count('yes/no') == 1
+    assert home.opened == (pages[:1] if answer == 'yes' else []) and pages[2] in script.screen
+
+
+def test_the_address_of_another_program_is_shown_before_it_is_opened(run, server, home):
+    server.install('wrangler')
+    script = run(command=('wrangler', 'login'))
+    names = []
+    while 'opened' not in names:
+        names.append(script.next_event()['event'])
+    assert names.index('sign-in') < names.index('opened')
+    assert Browser(home.opened[0]).sign_in().status == 200 and script.wait() == 0
+
 
 
 # --- Other people on the server -----------------------------------------------------------------------------

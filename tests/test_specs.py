@@ -440,9 +440,24 @@ def test_an_address_ends_where_a_person_would_say(before, after):
     ('https://a.test/?callback_url=http://127.0.0.1:7777/done', 7777, '/done', None),
     ('https://a.test/#redirect_uri=http://127.0.0.1:7777/done', 7777, '/done', None),
     ('https://a.test/?redirect_uri=http://localhost/cb', 80, '/cb', None),
+    # Named as a redirect, in any of the usual ways, before what merely happens to be on loopback; that where nothing is.
+    *((f'https://a.test/?referrer=http://localhost:9/&{name}=http://localhost:1/x', 1, '/x', None) for name in (
+        'redirect_uri', 'redirect_url', 'redirectUri', 'callback', 'callbackUrl', 'cli_callback', 'return_to', 'returnUrl',
+        'app_redirect_uri', 'REDIRECT')),
+    ('https://a.test/?origin=http://localhost:4321/callback', 4321, '/callback', None),
+    ('https://a.test/?redirect=yes&origin=http://localhost:4321/callback', 4321, '/callback', None),
+    ('https://a.test/?callback=http://localhost:1/x&redirect_uri=https://a.test/', 1, '/x', None),
 ])
 def test_the_port_is_the_redirect_s(url, port, path, state):
     assert script.read_sign_in(url) == SignIn(url, port, path, state, False)
+
+
+@pytest.mark.parametrize('url', [
+    'https://a.test/', 'https://a.test/?redirect_uri=https://a.test/cb&referrer=http://localhost:3000/',
+    'https://a.test/?referrer=http://localhost:3000/&returnTo=https://a.test/cb',
+])
+def test_an_address_whose_answer_goes_elsewhere_has_no_redirect_here(url):
+    assert script.read_sign_in(url) is None
 
 
 def test_an_address_that_is_not_https_is_refused_and_shown_harmless():
@@ -690,6 +705,8 @@ def test_a_quoted_word_is_one_word_to_sh():
     (['codex', 'login'], True, ['codex', 'login', '--device-auth'], 'codex'),
     (['codex', 'login', '--device-auth'], True, ['codex', 'login', '--device-auth'], 'codex'),
     (['/opt/my-tools/codex', 'login'], False, ['/opt/my-tools/codex', 'login'], '/opt/my-tools/codex'),
+    (['codex', 'login', '--experimental_issuer', 'https://a.test/x'], True,
+     ['codex', 'login', '--experimental_issuer', 'https://a.test/x', '--device-auth'], 'codex'),
 ])
 def test_codex_login_is_recognised_however_it_is_written(words, device_auth, expected, program):
     command = script.make_command(words, device_auth)
