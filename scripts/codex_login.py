@@ -2786,7 +2786,8 @@ class Pins:
         name = known_hosts_name(host, port)
         pins = self._all().get(name)
         if pins and not self._is_configured(name):
-            self.set(host, port, ())
+            with contextlib.suppress(OSError):
+                self.set(host, port, ())
             return None
         return pins
 
@@ -2876,8 +2877,8 @@ class HostKeys:
                 start = b'\n' if file.read(1) not in (b'', b'\n') else b''
                 file.write(start + line.encode())
         except OSError as error:
-            raise Problem('host-key', f'The host key cannot be saved in {path}: {error.strerror}.',
-                          'Make the file writable, or name another with -o UserKnownHostsFile=FILE.') from None
+            # As with ssh, no end of the login: only that it is asked about again.
+            print(f'The host key cannot be saved in {path}: {error.strerror}.', file=sys.stderr)
 
 
 class Authentication:

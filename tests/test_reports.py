@@ -469,3 +469,68 @@ def test_an_empty_clipboard_is_a_clear_line(phone, server):
     script = phone.start('--finish')
     assert script.wait() == 255
     assert 'nothing was copied' in script.screen + script.stderr and 'Traceback' not in script.screen + script.stderr
+
+
+# Runs codex_login.py on a disk without any room left for a new file in the app's folder.
+FULL = '''
+import errno, os, runpy, sys
+here, real = os.path.dirname(os.path.abspath(__file__)), os.open
+def full(path, flags, *rest, **more):
+    if flags & os.O_CREAT and str(path).startswith(here):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    return real(path, flags, *rest, **more)
+os.open = full
+sys.argv[0] = os.path.join(here, 'codex_login.py')
+sys.exit(runpy.run_path(sys.argv[0], run_name='__main__'))
+'''
+
+
+def on_a_full_disk(handset, *words):
+    (handset.folder / 'full.py').write_text(FULL)
+    return handset.start(*words, script='full.py')
+
+
+def test_on_a_full_disk_the_login_goes_on_with_a_line_for_what_is_not_kept(phone, server):
+    phone.know(server)
+    (phone.ssh / 'known_hosts').unlink()
+    if not phone.is_terminal:
+        phone.phone.will_answer(('console.alert', YES))
+    script = on_a_full_disk(phone, 'home')
+    if phone.is_terminal:
+        script.answer('Trust it and go on.*yes/no', 'yes')
+    assert Browser(phone.sign_in_page(script)).sign_in().status == 200
+    assert script.wait() == 0, script.report()
+    said = script.screen + script.stderr
+    assert re.search('host key cannot be saved in .*No space left', said) and re.search('login-.*No space left', said)
+    assert 'Traceback' not in said
+
+
+def test_on_a_full_disk_no_half_of_a_key_or_of_a_server_is_left(phone, server):
+    phone.know(server)
+    before = sorted(phone.ssh.iterdir()), (phone.ssh / 'config').read_text()
+    if not phone.is_terminal:
+        phone.phone.will_answer(('console.alert', YES))     # the words could have come from a link
+    script = on_a_full_disk(phone, '--new-key', 'home')
+    assert script.wait() == 255 and 'No space left' in script.screen + script.stderr
+    assert (sorted(phone.ssh.iterdir()), (phone.ssh / 'config').read_text()) == before
+    assert 'Traceback' not in script.screen + script.stderr
+
+
+def test_a_state_folder_that_cannot_be_made_ends_no_login(phone, server):
+    phone.know(server)
+    (phone.folder / '.codex-login').write_text('a file in its place')
+    script = phone.sign_in('home')
+    assert 'cannot be written' in script.screen + script.stderr and 'Traceback' not in script.screen + script.stderr
+
+
+def test_an_app_that_ios_kills_behind_its_sheet_goes_on_with_the_same_login(pythonista, server):
+    pythonista.know(server)
+    first = pythonista.start('--browser', 'in-app', 'home')
+    wait_until(lambda: 'https://auth' in pythonista.phone.clipboard)
+    wait_until(lambda: any('presentViewController' in str(call['args']) for call in pythonista.phone.called('objc')))
+    address = pythonista.phone.clipboard
+    first.kill()
+    again = pythonista.start('--browser', 'in-app', 'home')
+    wait_until(lambda: sum('presentViewController' in str(call['args']) for call in pythonista.phone.called('objc')) == 2)
+    assert pythonista.phone.clipboard == address
+    assert Browser(address).sign_in().status == 200 and again.wait() == 0

@@ -275,6 +275,7 @@ def test_jump_hosts_that_lead_in_a_circle_are_named(run, home):
     assert 'circle' in ended(run(to='a'), 255)['message']
 
 
+@pytest.mark.quick
 def test_q_and_return_ends_a_tunnel(run, echo):
     script = run('-N', '-L', f'0:127.0.0.1:{echo}', json_events=False, terminal=True)
     script.wait_for_text('is open')
