@@ -13,11 +13,12 @@ opens an SSH connection, starts the program there so that it outlives the connec
 listens on the redirect's port here, and delivers the browser's request through the connection, whatever a phone
 does to it in between.
 
-The file reads from top to bottom: problems, specs, the device, paramiko, the link, forwards, the remote login, the
+The file reads from top to bottom: problems and waiting, specs, the device, paramiko, the link, forwards, the remote login, the
 redirect, the sign-in, the command line. A section uses only what stands above it.
 """
 import _thread
 import base64
+import collections
 import contextlib
 import errno
 import hashlib
@@ -40,8 +41,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 __version__ = '1.0'
 
 
-# == 1. Problems =======================================================================================================
-# What can go wrong, as people meet it. Known here: nothing else.
+# == 1. Problems and waiting ===========================================================================================
+# What can go wrong, as people meet it, and how a thread waits. Known here: the clock, nothing else.
 
 USAGE, OWN_ERROR, TIMED_OUT, CANCELLED = 2, 255, 124, 130
 
@@ -59,6 +60,15 @@ class Problem(Exception):
 
 def usage_problem(message, hint=''):
     return Problem('usage', message, hint, USAGE)
+
+
+def elapsed():
+    """Seconds on a clock that neither stops while the device sleeps nor can be set."""
+    return time.clock_gettime(_CLOCK) if _CLOCK is not None else time.monotonic()
+
+
+# On Apple's systems Python's monotonic stops in sleep, and CLOCK_MONOTONIC_RAW does not; on Linux it is the other way round.
+_CLOCK = getattr(time, 'CLOCK_BOOTTIME', getattr(time, 'CLOCK_MONOTONIC_RAW', None))
 
 
 def awake(limit, step=0.5):
@@ -1880,16 +1890,17 @@ LOST = (OSError, EOFError)      # what a channel's calls raise where its connect
 class SshStream:
     """What a Transport runs over: a socket or a jump host's channel, read in large pieces.
 
-    `heard` is the beginning of what came, for the case that it was not SSH.
+    `beginning` is what came first, for the case that it was not SSH; `heard` says when something came last, as elapsed();
+    `round_trip` how many seconds its opening took.
     """
     PIECE = 256 * 1024      # paramiko reads each packet in two small parts; the system is asked for many at once
     LARGEST = 256 * 1024    # bytes of a packet, as sshd allows; paramiko would gather as many as a server announces
-    HEARD = 200
+    BEGINNING = 200
 
     def __init__(self, below):
         self._below = below
         self._unread = memoryview(b'')
-        self.heard = b''
+        self.beginning, self.heard, self.round_trip = b'', elapsed(), 0.0
         self._quick_ack = isinstance(below, socket.socket) and hasattr(socket, 'TCP_QUICKACK')
         if isinstance(below, socket.socket):
             below.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -1900,8 +1911,9 @@ class SshStream:
         if not self._unread:
             data = self._below.recv(self.PIECE)
             self._unread = memoryview(data)
-            if len(self.heard) < self.HEARD:
-                self.heard += data[:self.HEARD]
+            self.heard = elapsed()
+            if len(self.beginning) < self.BEGINNING:
+                self.beginning += data[:self.BEGINNING]
             if self._quick_ack:
                 # OpenSSH's server, with Nagle on, keeps a small packet back for the 40 ms that acknowledging the one
                 # before may take. The system forgets this setting as it likes, so each time.
@@ -1921,7 +1933,7 @@ class SshStream:
     def close(self):
         with contextlib.suppress(*LOST):
             self._below.shutdown(socket.SHUT_RDWR)      # close alone would not wake a thread that reads
-        with contextlib.suppress(*LOST):
+        with contextlib.suppress(*LOST):                # a jump host's channel says EOFError where its connection is gone
             self._below.close()
 
     def forget_unsent(self):
@@ -1958,18 +1970,16 @@ def prefer_host_key_types(transport, known_types):
 def shake_hands(transport, timeout):
     """Key exchange and the proof of the host key, within `timeout` seconds altogether; else a Problem."""
     done = threading.Event()
-    deadline = time.monotonic() + timeout
     transport.banner_timeout = transport.handshake_timeout = timeout + 60      # so the deadline comes first
     try:
         transport.start_client(event=done)
         # A server that says goodbye during the exchange does not set the event, hence the look in between.
-        while not done.wait(0.1) and transport.is_active() and time.monotonic() < deadline:
-            pass
+        any(done.wait(step) or not transport.is_active() for step in awake(timeout, 0.1))
         if not done.is_set() and transport.is_active():
             raise Problem('connect', f'The server did not finish the SSH handshake within {timeout:g} s.',
                           'It may be busy; -o ConnectTimeout=SECONDS waits longer.')
         if not transport.is_active():
-            raise _handshake_problem(transport.get_exception(), transport.sock.heard)
+            raise _handshake_problem(transport.get_exception(), transport.sock.beginning)
     except BaseException:
         transport.close()
         transport.join(1)       # or it might start its timer after the line below
@@ -1979,7 +1989,7 @@ def shake_hands(transport, timeout):
         transport.packetizer.complete_handshake()
 
 
-def _handshake_problem(error, heard):
+def _handshake_problem(error, beginning):
     text = str(error or '')
     if 'no acceptable' in text:
         what = next((words for mark, words in (
@@ -1991,11 +2001,11 @@ def _handshake_problem(error, heard):
     if 'ignature verification' in text or 'BadSignature' in type(error).__name__:
         return Problem('host-key', 'The server could not prove that it owns its host key.',
                        'Somebody may be in between. Do not go on from this network.')
-    words = harmless(heard.decode('ascii', 'replace').partition('\n')[0]).strip()
+    words = harmless(beginning.decode('ascii', 'replace').partition('\n')[0]).strip()
     if 'SSH-' not in words and words:
         return Problem('not-ssh', f'What answers at this port is not an SSH server. It says: {words[:60]}',
                        'Check host and port; or it may be busy.')
-    if not heard or not text or isinstance(error, (EOFError, ConnectionError)) or 'Negotiation failed' in text:
+    if not beginning or not text or isinstance(error, (EOFError, ConnectionError)) or 'Negotiation failed' in text:
         return Problem('connection', 'The server closed the connection during the SSH handshake.',
                        'It may be busy, or refuse this address (fail2ban, MaxStartups).')
     return Problem('connection', f'The SSH handshake failed: {text[:200] or type(error).__name__}')
@@ -2014,13 +2024,29 @@ def _transport_class(paramiko):
     libssh = 'curve25519-sha256@libssh.org'
     known = getattr(paramiko.Transport, '_kex_info', {})
     preferred = getattr(paramiko.Transport, '_preferred_kex', ())
-    if libssh not in known or libssh not in preferred or 'curve25519-sha256' in known:
-        return paramiko.Transport
-    at = preferred.index(libssh)
-    return type('Transport', (paramiko.Transport,), {
-        '_kex_info': {**known, 'curve25519-sha256': known[libssh]},
-        '_preferred_kex': preferred[:at] + ('curve25519-sha256',) + preferred[at:],
-    })
+    tables = {}
+    if libssh in known and libssh in preferred and 'curve25519-sha256' not in known:
+        at = preferred.index(libssh)
+        tables = {'_kex_info': {**known, 'curve25519-sha256': known[libssh]},
+                  '_preferred_kex': preferred[:at] + ('curve25519-sha256',) + preferred[at:]}
+    return _telling_its_end(paramiko.Transport, tables)
+
+
+def _telling_its_end(base, tables):
+    """`base` with other tables, and with a method `ended` that is called when the connection is over, and its channels with it."""
+    class Transport(base):
+        def run(self):
+            try:
+                super().run()
+            finally:
+                self.ended()
+
+        def ended(self):
+            pass            # until somebody wants to know
+
+    for name, table in tables.items():
+        setattr(Transport, name, table)
+    return Transport
 
 
 def _old_transport_class(paramiko):
@@ -2049,9 +2075,8 @@ def _old_transport_class(paramiko):
         'ecdsa-sha2-nistp256': paramiko.ECDSAKey,
         **dict.fromkeys(RSA_SIGNATURES, _from_message(RsaKey)),
     }
-    return type('Transport', (base,), {
-        '_kex_info': kex, '_preferred_kex': tuple(kex), '_key_info': keys, '_preferred_keys': tuple(keys),
-    })
+    return _telling_its_end(base, {
+        '_kex_info': kex, '_preferred_kex': tuple(kex), '_key_info': keys, '_preferred_keys': tuple(keys)})
 
 
 def _from_message(key_class):
@@ -2729,7 +2754,9 @@ class Dialling:
                 continue
             try:
                 sock.settimeout(max(0.1, (deadline - time.monotonic()) / left))
+                began = elapsed()
                 sock.connect(address)
+                self.round_trip = elapsed() - began
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return sock
             except OSError as error:
@@ -2988,6 +3015,11 @@ class Credentials:
         self._tried = []
         self._was_let_in = False
 
+    @property
+    def work_once(self):
+        """Whether what was accepted may be good for one connection only."""
+        return any(method == 'keyboard-interactive' for method, _ in self._steps)
+
     def use(self, transport):
         """Authenticate `transport` (RFC 4252). Raises Problem: 'auth' where the server refused, 'connect' where the connection ended."""
         server = Authentication(transport, self._settings.user)
@@ -3168,16 +3200,20 @@ class Hop:
 
         `limit` is for the TCP connection, in seconds; ConnectTimeout where it is None.
         """
+        began = elapsed()
         if through is None:
             dialling = Dialling(self._settings.host, self._settings.port, limit or self._settings.connect_timeout,
                                  self._app)
             load_paramiko()
             sock = dialling.socket()
+            round_trip = dialling.round_trip
         else:
             sock = self._channel(through)
+            round_trip = elapsed() - began
         transport = None
         try:
             transport = new_transport(sock)
+            transport.sock.round_trip = round_trip
             if through is not None:
                 close_together(transport, through)
             prefer_host_key_types(transport, self._host_keys.types())
@@ -3195,6 +3231,11 @@ class Hop:
                 raise Problem('connect', f'{self._settings.host} port {self._settings.port} ended the connection at once '
                               f'({error}).', 'Try again; it may be busy.') from None
             raise
+
+    @property
+    def needs_person(self):
+        """Whether somebody has to answer before it can be connected to again."""
+        return self._credentials.work_once
 
     def _channel(self, through):
         settings = self._settings
@@ -3218,26 +3259,22 @@ class Hop:
 class Link:
     """One SSH connection to one server, made anew whenever it is lost.
 
-    `tell(event, **fields)` hears of connecting, connected, suspended and reconnected. A thread of the link's own looks
-    after it from `keep()` on; whoever needs the connection asks for `transport()` and waits there while it heals.
+    `tell(event, **fields)` hears of connecting, connected, suspended and reconnected, of a note (text) and of link-failed (problem).
+    From `keep()` on a thread looks after the connection; whoever needs it asks for `transport()`, and waits there while it heals.
     """
-    FREEZE = 3.0            # a tick that comes so many seconds late: the process was stopped
     RUN_LIMIT = 15.0        # seconds that the server may take to start a command, and to take its input
-    PROBE = 1.5             # seconds that a connection has after a freeze to answer a question
-    PAUSES = (0, 0.3, 1, 2, 4, 8, 15, 30)
+    PROBE = 5.0             # seconds that one which did not may take to show that it is there at all
 
     def __init__(self, settings, device, tell, jumps=()):
-        self.settings, self._tell = settings, tell
+        self.settings, self.tell = settings, tell
         self._hops = [Hop(hop, device) for hop in (*jumps, settings)]
         self._transport = None
         self._changed = threading.Condition()
-        self._nudge = threading.Event()
-        self._doubtful = False
-        self._closed = False
-        self._ended = threading.Event()
+        self.bell = threading.Event()       # rung by whatever the thread that watches should look at
+        self.suspected = False
+        self.over = False
         self._problem = None
         self._subscribers = []
-        self._heard = self._asked = 0.0
         self.asking = threading.Lock()      # paramiko tells the answers of global requests apart by their order only
 
     # -- making the connection
@@ -3245,32 +3282,45 @@ class Link:
     def connect(self):
         """Make the first connection; a person may be asked. Raises Problem."""
         settings = self.settings
-        self._tell('connecting', host=settings.host, port=settings.port)
-        transport, blob = self._dial()
-        self._tell('connected', address=address_text(transport), key=key_type(blob), fingerprint=fingerprint(blob))
-        self._adopt(transport)
+        self.tell('connecting', host=settings.host, port=settings.port)
+        transport, blob = self.dial()
+        self.tell('connected', address=address_text(transport), key=key_type(blob), fingerprint=fingerprint(blob))
+        self.adopt(transport)
 
-    def _dial(self, limit=None):
-        """A Transport to the server, through the jump hosts; closing it closes theirs. The server's host key."""
+    def dial(self, limit=None):
+        """A Transport to the server, through the jump hosts; closing it closes theirs. The server's host key. Raises Problem.
+
+        `limit`: seconds for the TCP connection, where it is not ConnectTimeout.
+        """
         transport = None
         for hop in self._hops:
             transport, blob = hop.connect(transport, limit)
         return transport, blob
 
-    def _adopt(self, transport):
+    def adopt(self, transport):
+        """Use `transport` from now on; what there was before is given up."""
         with self._changed:
             old, self._transport = self._transport, transport
-            self._heard, self._asked = time.time(), 0.0
+            self.suspected = False
             self._changed.notify_all()
-        threading.Thread(target=self._await_end, args=(transport,), daemon=True).start()
+        transport.ended = self.bell.set
+        self.bell.set()
         if old:
             abandon(old)
         for function in list(self._subscribers):
             function(transport)
 
-    def _await_end(self, transport):
-        transport.join()
-        self._nudge.set()
+    def fail(self, problem):
+        """There will be no further connection: whoever waits for one gets the Problem."""
+        with self._changed:
+            self._problem, self.over = problem, True
+            self._changed.notify_all()
+        self.tell('link-failed', problem=problem)
+
+    @property
+    def needs_person(self):
+        """Whether it cannot be connected again without somebody to answer."""
+        return any(hop.needs_person for hop in self._hops)
 
     # -- using it
 
@@ -3280,11 +3330,11 @@ class Link:
             for step in awake(limit, 1.0):
                 if self._problem:
                     raise self._problem
-                if self._closed:
+                if self.over:
                     raise Problem('cancelled', 'The connection was closed.', status=CANCELLED)
                 if self._transport and self._transport.is_active():
                     return self._transport
-                self._nudge.set()
+                self.bell.set()
                 self._changed.wait(step)
         raise Problem('link', f'The connection to {self.settings.alias} is lost, and could not be made anew '
                       f'within {limit:g} s.', 'Check that this device is online.')
@@ -3312,7 +3362,7 @@ class Link:
                               'Its sshd has AllowTcpForwarding or PermitOpen set; --device-auth works without.') from None
             raise Problem('refused', f'Nothing listens at {host} port {port} of {self.settings.alias}.') from None
         except (paramiko.SSHException, *LOST) as error:
-            self.suspect()
+            self.suspect(transport)
             raise Problem('link', f'The connection to {self.settings.alias} was lost ({error}).') from None
 
     def run(self, command, data):
@@ -3328,114 +3378,215 @@ class Link:
             return channel
         except (paramiko.SSHException, *LOST) as error:
             message = f'{self.settings.alias} did not start {command!r} ({str(error) or "no answer"}).'
-            if transport.is_active() and transport is self._transport and self._question().wait(self.PROBE):
+            if transport.is_active() and transport is self._transport and self.question(transport).wait(self.PROBE):
                 raise Problem('remote', message, 'The account may not be allowed to run commands, or the server is busy.') from None
-            self.suspect()
+            self.suspect(transport)
             raise Problem('link', message, 'The account may not be allowed to run commands.') from None
 
     # -- keeping it alive
 
     def keep(self, tick=1.0):
-        """Look after the connection from now on; a freeze is noticed, and a silent connection asked, every `tick` seconds."""
-        threading.Thread(target=self._watch_clock, args=(tick,), daemon=True).start()
-        threading.Thread(target=self._keep, daemon=True).start()
+        """Look after the connection from now on, every `tick` seconds and whenever something happens."""
+        threading.Thread(target=_Keeper(self, tick).run, daemon=True).start()
 
-    def suspect(self):
-        """Somebody saw the connection misbehave: look at it now."""
-        self._doubtful = True
-        self._nudge.set()
+    @property
+    def present(self):
+        """The connection that there was last, alive or not."""
+        return self._transport
 
-    def _watch_clock(self, tick):
-        last = time.time()
-        while not self._ended.wait(tick):
-            late, last = time.time() - last - tick, time.time()
-            if late > self.FREEZE:
-                self._tell('suspended', seconds=round(late))
-                self.suspect()
-            interval = self.settings.alive_interval
-            if interval and last - max(self._heard, self._asked) >= interval:
-                self._nudge.set()
-
-    def _keep(self):
-        while True:
-            self._nudge.wait()
-            self._nudge.clear()
-            if self._closed or self._problem:
-                return
-            if not self._transport.is_active() or not self._alive():
-                self._heal()
-
-    def _alive(self):
-        settings, now = self.settings, time.time()
-        doubtful, self._doubtful = self._doubtful, False
-        if doubtful:
-            answered = self._question()
-            answered.wait(self.PROBE)
-            return answered.is_set()
-        if settings.alive_interval and now - max(self._heard, self._asked) >= settings.alive_interval:
-            if self._asked > self._heard and now - self._heard >= settings.alive_interval * settings.alive_count:
-                return False
-            self._asked = now
-            self._question()
-        return True
-
-    def _question(self):
-        """Ask the server something that every server answers; the Event is set when it did (PROTOCOL, keepalive)."""
+    def question(self, transport):
+        """Ask the server something that every server answers (PROTOCOL, keepalive); the Event is set when it did."""
         answered = threading.Event()
-        transport = self._transport
 
         def ask():
-            try:
-                with self.asking:
-                    transport.global_request('keepalive@openssh.com', wait=True)
-            except Exception:       # paramiko's several kinds, of a connection that breaks
-                return
-            if transport.is_active():
-                self._heard, self._asked = time.time(), 0.0
-                answered.set()
+            with contextlib.suppress(Exception), self.asking:       # paramiko's several kinds, of a connection that breaks
+                transport.global_request('keepalive@openssh.com', wait=True)
+                if transport.is_active():
+                    answered.set()
         threading.Thread(target=ask, daemon=True).start()
         return answered
 
-    def _heal(self):
-        import random
-        abandon(self._transport)
-        attempt = 0
-        while not self._closed:
-            pause = self.PAUSES[min(attempt, len(self.PAUSES) - 1)]
-            if self._nudge.wait(pause * random.uniform(0.7, 1.0)):
-                self._nudge.clear()
-                if self._doubtful:          # the app was asleep: what failed before may be right now
-                    self._doubtful, attempt = False, 0
-            try:
-                # A network that has just come back is found sooner by a new attempt than by an old one's long pauses.
-                transport, _ = self._dial(min(self.settings.connect_timeout, 3 + attempt))
-            except (Problem, KeyboardInterrupt) as problem:
-                if isinstance(problem, KeyboardInterrupt):      # a person was asked for what works only once
-                    problem = Problem('cancelled', 'Cancelled.', status=CANCELLED)
-                if problem.kind in ('host-key', 'auth', 'key', 'cancelled'):
-                    with self._changed:
-                        self._problem = problem
-                        self._changed.notify_all()
-                    self._tell('link-failed', problem=problem)
-                    return
-                attempt += 1
-                continue
-            if self._closed:
-                transport.close()
-                return
-            self._tell('reconnected')
-            self._adopt(transport)
-            return
+    def suspect(self, transport=None):
+        """Somebody saw the connection misbehave: look at it now. What was seen of an earlier one does not count."""
+        if transport in (None, self._transport):
+            self.suspected = True
+            self.bell.set()
 
     def close(self):
         """End the connection, and everything that waits for it."""
         with self._changed:
-            self._closed = True
+            self.over = True
             self._changed.notify_all()
-        self._ended.set()
-        self._nudge.set()
+        self.bell.set()
         if self._transport:
             self._transport.close()
+
+
+class _Keeper:
+    """Watches the connection of a Link: its end, its silence, a freeze of this process, somebody's suspicion.
+
+    A connection in doubt is not condemned: another is made beside it, and whichever shows life first stays.
+    """
+    FREEZE = 3.0            # s by which a look comes too late: the process was stopped
+    PAUSES = (0, 0.3, 1, 2, 4, 8, 15, 30)
+    LIVED = 10.0            # s after which the end of a connection does not count as a failed attempt
+    SAY_AGAIN = 30.0        # s without a connection until it is said what may help
+    FINAL = ('host-key', 'auth', 'key', 'cancelled')        # what no further attempt would mend
+    ALIVE, DOUBTFUL, GONE = 'alive', 'doubtful', 'gone'
+
+    def __init__(self, link, tick):
+        self._link, self._tick = link, tick
+        self._watched = None        # the connection that the next three are about
+        self._came = 0.0
+        self._asked = 0.0           # when it was asked what it has not answered yet
+        self._gone_at = None
+        self._round_trips = collections.deque([0.0], maxlen=8)
+        self._rival = None
+        self._attempt, self._due = 0, 0.0
+        self._looked, self._pause = elapsed(), tick
+
+    def run(self):
+        """Look until the link is over."""
+        while True:
+            self._link.bell.wait(self._pause)
+            self._link.bell.clear()
+            if self._link.over:
+                break
+            try:
+                self._look(elapsed())
+            except Exception as error:      # what nobody expected is said, and no reason to stop looking
+                self._link.tell('note', text=f'Watching the connection: {harmless(str(error)) or type(error).__name__}.')
+                self._pause = self._tick
+        if self._rival:
+            self._rival.drop()
+
+    def _look(self, now):
+        late, self._looked = now - self._looked - self._pause, now
+        if late > self.FREEZE:
+            self._wake(late)
+        if self._link.present is not self._watched:
+            self._watched = self._link.present
+            self._came, self._asked, self._gone_at = now, 0.0, None
+            self._round_trips.append(self._watched.sock.round_trip)
+        condition = self._condition(now)
+        if condition == self.GONE:
+            self._say_gone(now)
+        elif condition == self.ALIVE and now - self._came >= self.LIVED:
+            self._attempt, self._due = 0, 0.0
+        if self._rival and self._rival.outcome:
+            self._choose(condition, now)
+        elif not self._rival and now >= self._due \
+                and (condition == self.GONE or condition == self.DOUBTFUL and not self._link.needs_person):
+            self._rival = _Rival(self._link, self._dial_limit())
+        self._pause = self._next_look(condition, now) - now
+
+    def _wake(self, late):
+        self._link.tell('suspended', seconds=round(late))
+        self._link.suspected, self._asked = True, 0.0       # an answer has had no time to come
+        self._attempt, self._due = 0, 0.0
+        if self._rival and not self._link.needs_person:     # it began in a network that may be gone
+            self._rival.drop()
+            self._rival = None
+
+    def _condition(self, now):
+        """What the connection is: DOUBTFUL when it has not answered in time, GONE when it ended, or has not answered for long."""
+        link, transport = self._link, self._watched
+        if not transport.is_active():
+            return self.GONE
+        heard, interval = transport.sock.heard, link.settings.alive_interval
+        if self._asked and heard > self._asked:             # whatever was heard answers the question
+            self._round_trips.append(heard - self._asked)
+            link.suspected, self._asked = False, 0.0
+        if not self._asked and (link.suspected or interval and now - heard >= interval):
+            self._asked = now
+            link.question(transport)
+        if not self._asked or now < self._doubted_at():
+            return self.ALIVE
+        if now < self._given_up_at():
+            return self.DOUBTFUL
+        abandon(transport)
+        return self.GONE
+
+    def _doubted_at(self):
+        settings, round_trip, wary = self._link.settings, max(self._round_trips), self._link.needs_person
+        if self._link.suspected:
+            return self._asked + max(3.0 if wary else 0.5, 3 * round_trip)
+        return self._asked + max(settings.alive_interval * (settings.alive_count - 1), 3.0, 4 * round_trip)
+
+    def _given_up_at(self):
+        """As late as that may be; where another connection needs somebody to answer, there is none beside it to decide."""
+        return self._doubted_at() + (0.0 if self._link.needs_person else max(15.0, 4 * max(self._round_trips)))
+
+    def _dial_limit(self):
+        """Seconds for a TCP connection: a network that has just come back is found sooner by a new attempt than by an old one."""
+        return max(min(self._link.settings.connect_timeout, 3 + self._attempt), 4 * max(self._round_trips))
+
+    def _choose(self, condition, now):
+        import random
+        made, self._rival = self._rival.outcome, None
+        self._attempt += 1
+        self._due = now + self.PAUSES[min(self._attempt, len(self.PAUSES) - 1)] * random.uniform(0.7, 1.0)
+        if isinstance(made, Problem):
+            if made.kind in self.FINAL and condition == self.GONE:
+                self._link.fail(made)
+        elif condition == self.ALIVE:                       # the old one has answered meanwhile
+            made.close()
+        else:
+            self._link.tell('reconnected')
+            self._link.adopt(made)
+
+    def _next_look(self, condition, now):
+        moments = [now + self._tick]
+        if self._asked:
+            moments += [self._doubted_at(), self._given_up_at()]
+        if condition != self.ALIVE and not self._rival:
+            moments.append(self._due)
+        return max(now + 0.02, min(moment for moment in moments if moment > now))
+
+    def _say_gone(self, now):
+        if self._gone_at is None:
+            self._gone_at = now
+            self._link.tell('note', text=f'The connection to {self._link.settings.alias} is lost. Connecting again …')
+        elif now - self._gone_at >= self.SAY_AGAIN:
+            self._gone_at = float('inf')        # once is enough
+            self._link.tell('note', text=f'{self._link.settings.alias} is still not reached. Check that this device is online.')
+
+
+class _Rival:
+    """A connection in the making, in a thread of its own; `outcome` is its Transport, or the Problem that prevented it."""
+
+    def __init__(self, link, limit):
+        self.outcome = None
+        self._link, self._limit, self._dropped, self._lock = link, limit, False, threading.Lock()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self):
+        outcome = self._dial()
+        with self._lock:
+            self.outcome = outcome
+            if self._dropped:
+                self._close()
+        self._link.bell.set()
+
+    def _dial(self):
+        try:
+            return self._link.dial(self._limit)[0]
+        except Problem as problem:
+            return problem
+        except KeyboardInterrupt:       # a person was asked, and cancelled
+            return Problem('cancelled', 'Cancelled.', status=CANCELLED)
+        except Exception as error:      # what nobody expected ends this attempt, and is followed by another
+            return Problem('connect', f'Connecting failed: {harmless(str(error)) or type(error).__name__}.', 'Try again.')
+
+    def drop(self):
+        """Nobody wants it any more."""
+        with self._lock:
+            self._dropped = True
+            self._close()
+
+    def _close(self):
+        if self.outcome and not isinstance(self.outcome, Problem):
+            self.outcome.close()
 
 
 def address_text(transport):
@@ -3827,7 +3978,7 @@ class Forwards:
                         abandon(transport)      # its reader may not know yet
                     elif transport.is_active():
                         raise
-                    self._link.suspect()        # it was not the target: wait for the next connection
+                    self._link.suspect(transport)       # it was not the target: wait for the next connection
 
         self._join(forward, client, reach)
 
@@ -4799,6 +4950,8 @@ class Login:
             self._inbox.put(('woke', None))
         if event == 'link-failed':
             self._inbox.put(('problem', fields['problem']))
+        elif event == 'note':
+            self._report.note(**fields)
         else:
             self._report.tell(event, **fields)
 
@@ -5259,6 +5412,8 @@ class Tunnels:
     def _tell(self, event, **fields):
         if event == 'link-failed':
             self._inbox.put(fields['problem'])
+        elif event == 'note':
+            self._report.note(**fields)
         else:
             self._report.tell(event, **fields)
 

@@ -83,7 +83,7 @@ class HealingLink:
         if transport:
             function(transport)
 
-    def suspect(self):
+    def suspect(self, transport=None):
         pass
 
     def close(self):

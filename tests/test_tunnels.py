@@ -8,6 +8,7 @@ import time
 import pytest
 from embedded import EmbeddedServer, free_port
 from harness import Browser
+from relay import Relay
 
 
 class Echo(socketserver.ThreadingTCPServer):
@@ -31,6 +32,13 @@ def echo():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_address[1]
         server.shutdown()
+
+
+@pytest.fixture
+def far(server):
+    """A network between this device and the server, which can become slow or silent."""
+    with Relay(server) as relay:
+        yield relay
 
 
 def say(port, words=b'hello'):
@@ -172,17 +180,34 @@ def test_a_tunnel_heals_when_its_connection_is_cut(run, server, echo):
     ended(script, 130)
 
 
-def test_two_missed_answers_are_a_dead_connection(run, server, echo):
+def test_two_missed_answers_are_a_dead_connection(run, server, echo, far):
     script = run('-N', '-o', 'ServerAliveInterval=1', '-o', 'ServerAliveCountMax=2', '-o', 'ConnectTimeout=2',
-                 '-L', f'0:127.0.0.1:{echo}')
+                 '-o', 'StrictHostKeyChecking=accept-new', '-L', f'0:127.0.0.1:{echo}', to=f'{server.user}@127.0.0.1:{far.port}')
     port = script.wait_for('listening', mode='L')['port']
-    server.freeze()
-    time.sleep(4)
-    server.thaw()
-    script.wait_for('reconnected', 60)
+    far.cut('silence')
+    script.wait_for('reconnected')
     assert say(port) == b'hello'
     script.interrupt()
     ended(script, 130)
+
+
+def test_a_slow_network_keeps_its_good_connection_after_a_freeze(run, server, echo, far):
+    script = run('-N', '-o', 'ServerAliveInterval=1', '-o', 'StrictHostKeyChecking=accept-new', '-L', f'0:127.0.0.1:{echo}',
+                 to=f'{server.user}@127.0.0.1:{far.port}')
+    port = script.wait_for('listening', mode='L')['port']
+    with socket.create_connection(('127.0.0.1', port), timeout=20) as held:
+        held.sendall(b'before')
+        assert held.recv(6) == b'before'
+        far.far(2.0)
+        script.stop()
+        time.sleep(4.5)          # longer than a look and a freeze
+        script.resume()
+        script.wait_for('suspended')
+        held.sendall(b'after')
+        assert held.recv(5) == b'after'
+    script.interrupt()
+    ended(script, 130)
+    assert 'reconnected' not in [event['event'] for event in script.events]
 
 
 @pytest.mark.slow
