@@ -267,6 +267,9 @@ def make_settings(destination, options, home, ssh_folder, local_user):
     host = destination.host
     if 'hostname' in options:
         host = re.sub('%([%h])', lambda token: '%' if token[1] == '%' else destination.host, options['hostname'])
+    alias = options.get('hostkeyalias')
+    if alias and not re.fullmatch(r'[\w.:%\[\]-]+', alias):      # others have a meaning in known_hosts
+        raise bad('hostkeyalias', 'a name')
     user = destination.user or options.get('user') or local_user
     if not user:
         raise usage_problem(f'As whom at {destination.host}?', f'Write user@{destination.host}.')
@@ -287,7 +290,7 @@ def make_settings(destination, options, home, ssh_folder, local_user):
         identities_named=bool(named), identities_only=choice('identitiesonly', 'no', **no_yes),
         known_hosts_files=tuple(path(name) for name in words(
             'userknownhostsfile', (os.path.join(ssh_folder, 'known_hosts'), os.path.join(ssh_folder, 'known_hosts2')))),
-        known_as=options['hostkeyalias'].lower() if 'hostkeyalias' in options else known_hosts_name(host, port),
+        known_as=alias.lower() if alias else known_hosts_name(host, port),
         strict=choice('stricthostkeychecking', 'ask', **{
             'yes': 'yes', 'true': 'yes', 'no': 'accept-new', 'false': 'accept-new', 'off': 'accept-new',
             'accept-new': 'accept-new', 'ask': 'ask'}),
@@ -305,6 +308,10 @@ class KnownKey(NamedTuple):
     key: str
     place: str
     marker: str
+
+    @property
+    def fingerprint(self):
+        return fingerprint(base64.b64decode(self.key))
 
 
 def known_hosts_name(host, port):
@@ -2810,21 +2817,15 @@ class Pins:
 
     def of(self, host, port):
         """The fingerprints that the server's key must be one of; None where none is paired, or no entry leads there."""
-        name = known_hosts_name(host, port)
-        pins = self._all().get(name)
-        if pins and not self._is_configured(name):
-            with contextlib.suppress(OSError):
-                self.set(host, port, ())
+        pins = self._all().get(known_hosts_name(host, port))
+        if pins is None:
             return None
-        return pins
-
-    def _is_configured(self, name):
-        try:
-            entries = host_entries(read_config(config_path(self._device), self._device.ssh_folder))
-            return any(known_hosts_name(found.host, found.port) == name for found in (
-                find_settings(parse_destination(entry), self._device, [('user', 'whoever')]) for entry in entries))
-        except Problem:
-            return True         # it cannot be told: then a pairing is not given up
+        text = read_config(config_path(self._device), self._device.ssh_folder).lower()
+        if host.lower() in (*host_entries(text), *re.findall(r'(?m)^[ \t]*hostname[ \t=]+"?([^\s"]+)', text)):
+            return pins
+        with contextlib.suppress(OSError):
+            self.set(host, port, ())
+        return None
 
     def set(self, host, port, fingerprints):
         import json
@@ -2850,16 +2851,23 @@ class HostKeys:
 
     def types(self):
         """The key types already known for the server, to be asked for first."""
-        return [key.type for key in self._known() if not key.marker]
+        pins = self._pins()
+        return [key.type for key in self._known() if not key.marker and (pins is None or key.fingerprint in pins)]
+
+    def _pins(self):
+        return Pins(self._device).of(self._settings.host, self._settings.port)
+
+    def has_others(self, fingerprints):
+        """Whether another key than these is known for the server."""
+        return any(not key.marker and key.fingerprint not in fingerprints for key in self._known())
 
     def check(self, blob):
         """Returns if the server's key (RFC 4253 bytes) is to be trusted. Raises Problem('host-key')."""
         if blob == self._trusted:
             return
         settings, name, shown = self._settings, self._settings.known_as, f'{key_type(blob)} {fingerprint(blob)}'
-        pins = Pins(self._device).of(settings.host, settings.port)
         strict = 'yes' if settings.strict == 'ask' and (settings.batch or self._device.alone) else settings.strict
-        verdict, key = judge_host_key(list(self._known()), pins, strict, blob)
+        verdict, key = judge_host_key(list(self._known()), self._pins(), strict, blob)
         of_name, place = f'The host key of {name}', key and key.place
         refusals = {
             'revoked': (f'{of_name} is marked as revoked in {place}.', 'Do not connect. Ask whoever runs the server.'),
@@ -5486,6 +5494,9 @@ def add_by_link(link, device, report):
     if not device.can_agree():
         raise Problem('pairing', 'A pairing link needs a person to say yes.', 'Run it at a terminal, or in the app.')
     question = f'Replace the server {pairing.name} that is there already' if known else 'Add it'
+    settings = find_settings(Destination(pairing.user, pairing.host, pairing.port), device)
+    if HostKeys(settings, device).has_others(pairing.fingerprints):
+        question = f'ANOTHER KEY is known for {pairing.host}; these would take its place. {question}'
     if not device.confirm(question if device.shows_output else f'{pairing_summary(pairing)}\n\n{question}'):
         raise Problem('cancelled', 'Nothing was added.', status=CANCELLED)
     add_server(pairing, device)

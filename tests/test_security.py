@@ -447,6 +447,29 @@ def test_pairing_again_and_removing_the_server_are_what_ends_a_pairing(run, serv
     assert run(to='work', command=('true',)).wait() == 0
 
 
+def test_a_pairing_that_puts_other_keys_in_the_place_of_known_ones_says_so(run, server, home):
+    known = embedded.fingerprint(embedded.host_key('ed25519'))
+    key = known.removeprefix('SHA256:').replace('+', '-').replace('/', '_')
+    for seed, warned in ((1, False), (2, True)):
+        home.known_hosts.write_text(line_of(server, 'ed25519', seed=seed))
+        script = run('--add', f'codex-login:1/spare/{server.user}/127.0.0.1/{server.port}/{key}', json_events=False, terminal=True)
+        script.answer('yes/no', 'no')
+        assert script.wait() == 130 and ('ANOTHER KEY' in script.screen) == warned
+        assert not home.config.exists()
+
+
+def test_a_key_of_the_pairing_is_asked_for_where_the_server_has_others_too(run, server, home):
+    paired(home, server, fingerprints=(embedded.fingerprint(embedded.host_key('ed25519')),))
+    home.known_hosts.write_text(line_of(server, 'ecdsa'))
+    assert run(to='work', command=('true',)).wait() == 0
+
+
+@pytest.mark.parametrize('alias', ['*', 'a,*', '!a', '|1|a', 'a ssh-ed25519 AAAA', 'a\nb'])
+def test_a_hostkeyalias_that_would_be_a_pattern_in_known_hosts_is_refused(run, home, alias):
+    error = failure(run('-o', f'HostKeyAlias={alias}', '-o', 'StrictHostKeyChecking=accept-new', command=('true',)), kind='config')
+    assert 'HostKeyAlias' in error['message']
+
+
 def test_the_pairing_of_another_server_is_not_touched(run, server, home):
     home.known_hosts.write_text('')
     paired(home, server)
