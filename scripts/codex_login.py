@@ -1035,11 +1035,14 @@ class Request(NamedTuple):
         return next((value for name, value in self.lines if name.lower() == wanted), '')
 
 
+HEAD_LARGEST = 65536     # bytes
+
+
 def parse_request(data):
     """The Request at the start of `data`, None while it is not whole (RFC 9112). Raises ValueError."""
     head, end, _ = bytes(data).partition(b'\r\n\r\n')
     if not end:
-        if len(data) > 65536:
+        if len(data) > HEAD_LARGEST:
             raise ValueError('the head of the request is too long')
         return None
     first, *rest = head.decode('latin-1').split('\r\n')
@@ -1066,12 +1069,11 @@ class Answer(NamedTuple):
     data: bytes
 
 
-def parse_answer(data, ended):
-    """The Answer in `data`, None while it is not whole; `ended` says that no more will come. Raises ValueError."""
-    head, end, body = data.partition(b'\r\n\r\n')
+def answer_head(data):
+    """(status, {header: value}, length of the whole or None where only its end says it) of the HTTP answer in `data`; None while
+    its head is not whole. Raises ValueError."""
+    head, end, _ = data.partition(b'\r\n\r\n')
     if not end:
-        if ended:
-            raise ValueError('the answer broke off')
         return None
     match = re.match(rb'HTTP/1\.[01] ([0-9]{3})', head)
     if not match:
@@ -1079,12 +1081,17 @@ def parse_answer(data, ended):
     headers = {name.strip().lower(): value.strip() for name, _, value in
                (line.partition(':') for line in head.decode('latin-1').split('\r\n')[1:])}
     length = headers.get('content-length', '')
-    missing = int(length) - len(body) if re.fullmatch('[0-9]{1,9}', length) else not ended
-    if missing > 0:
+    return int(match[1]), headers, len(head) + 4 + int(length) if re.fullmatch('[0-9]{1,9}', length) else None
+
+
+def parse_answer(data, ended):
+    """The Answer in `data`, None while it is not whole; `ended` says that no more will come. Raises ValueError."""
+    status, headers, length = answer_head(data) or (0, {}, len(data) + 1)
+    if len(data) < (length or 0) or not (length or ended):
         if ended:
             raise ValueError('the answer broke off')
         return None
-    return Answer(int(match[1]), headers.get('location', ''), data)
+    return Answer(status, headers.get('location', ''), data)
 
 
 def local_target(location, port):
@@ -4569,6 +4576,8 @@ class RedirectRelay:
             if not piece:
                 return None
             data += piece
+            if len(data) <= HEAD_LARGEST and b'\r\n\r\n' not in data[-len(piece) - 3:]:
+                continue
             try:
                 request = parse_request(data)
             except ValueError as error:
@@ -4759,7 +4768,7 @@ class RedirectRelay:
     def _read_answer(self, channel):
         """The Answer that comes through `channel`. Raises OSError or ValueError where it breaks off."""
         channel.settimeout(1.0)
-        data, silent = b'', awake(self.ANSWER_LIMIT, 1.0)
+        data, whole, silent = bytearray(), None, awake(self.ANSWER_LIMIT, 1.0)
         while True:
             try:
                 piece = channel.recv(65536)
@@ -4768,11 +4777,12 @@ class RedirectRelay:
                     raise
                 continue
             data += piece
-            answer = parse_answer(data, ended=not piece)
-            if answer:
-                return answer
+            if whole is None and b'\r\n\r\n' in data[-len(piece) - 3:]:
+                whole = answer_head(data)[2] or self.LARGEST + 1
             if len(data) > self.LARGEST:
                 raise ValueError('the answer is too long')
+            if not piece or whole is not None and len(data) >= whole:
+                return parse_answer(bytes(data), ended=not piece)
 
     # -- the end
 

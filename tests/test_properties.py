@@ -100,6 +100,10 @@ def read_armoured_key(text):
     return script._KeyFile.of('id_key', f'-----BEGIN OPENSSH PRIVATE KEY-----\n{body}\n-----END OPENSSH PRIVATE KEY-----\n')
 
 
+def read_private_key(text):
+    return script._parse_openssh_private(None, text.encode('latin-1', 'replace'))
+
+
 def read_host_key(text):
     return script.key_type(text.encode('latin-1', 'replace'))
 
@@ -136,6 +140,9 @@ READERS = {
         '-----BEGIN ', 'OPENSSH ', 'A', ' ', 'PRIVATE KEY-----', '\n', '-----END', 'RSA ', 'Proc-Type: 4,ENCRYPTED', 'b3BlbnNzaC1rZXktdjEA'],
         Problem),
     'OpenSSH key': (read_armoured_key, ['\0\0\0\x04', 'none', '\0\0\0\0', '\0\0\0\x01', '\xff\xff\xff\xff', 'aes256-ctr', 'bcrypt'], Problem),
+    'private key': (read_private_key, [
+        '\0\0\0\x01\0\0\0\x01', '\0\0\0\x0bssh-ed25519', '\0\0\0\x07ssh-rsa', '\0\0\0\x20' + 'k' * 32, '\0\0\0\0', '\xff', 'x'],
+        (Problem, ValueError)),
     'host key': (read_host_key, ['\0\0\0\x07', 'ssh-rsa', '\xff', '\0', 'x'], ValueError),
     'command': (read_command, ['codex', ' ', 'login', '/', '--device-auth', "'", '.', '\n', '$('], ()),
 }
@@ -152,7 +159,7 @@ def read(reader, text, allowed):
         return reader(text)
     except allowed as refusal:
         if isinstance(refusal, Problem):
-            assert refusal.message and (refusal.message + refusal.hint).isprintable()
+            assert script.harmless(refusal.message) and '\n' not in refusal.message and refusal.hint.isprintable()
             assert refusal.status in (2, 255)
 
 
@@ -424,3 +431,48 @@ def test_a_saved_login_with_one_value_of_another_kind_is_none(session, name, jun
 @given(st.text().filter(lambda text: '\0' not in text))
 def test_a_quoted_word_is_one_word(text):
     assert shlex.split(script.sh_quote(text)) == [text]
+
+
+# --- What is read piece by piece, and how much work that is --------------------------------------------------
+
+class Pieces:
+    """A socket or channel from which everything comes byte by byte."""
+
+    def __init__(self, data):
+        self._bytes = iter(data)
+
+    def settimeout(self, seconds):
+        pass
+
+    def recv(self, most):
+        return bytes([byte for _, byte in zip(range(1), self._bytes)])
+
+    def sendall(self, data):
+        raise AssertionError(data)
+
+
+def relay():
+    found = object.__new__(script.RedirectRelay)
+    found._closed = False
+    return found
+
+
+LENGTHY = 400_000
+
+
+@pytest.mark.parametrize('head', [b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n' % LENGTHY, b'HTTP/1.1 200 OK\r\n\r\n', b''])
+def test_an_answer_byte_by_byte_is_no_more_work_than_its_length(head):
+    data = head + b'x' * LENGTHY
+    with budget():
+        if head:
+            assert relay()._read_answer(Pieces(data)).data == data
+        else:
+            with pytest.raises(ValueError):
+                relay()._read_answer(Pieces(data))
+
+
+def test_a_request_byte_by_byte_is_no_more_work_than_its_length():
+    head = b'GET /auth/callback?code=1 HTTP/1.1\r\nHost: localhost:1455\r\nX: '
+    data = head + b'x' * (60_000 - len(head)) + b'\r\n\r\n'
+    with budget():
+        assert relay()._read_request(Pieces(data)).target == '/auth/callback?code=1'
