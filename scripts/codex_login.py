@@ -5878,10 +5878,12 @@ def names_a_server(asked, device):
 
 def consent_question(words, options, device, report):
     """What arguments would do, as the configuration resolves them, for the person who is to agree."""
-    if options.finish:
-        redirect = parse_redirect(options.finish)
+    if options.finish is not None:
+        redirect = parse_redirect(options.finish or device.paste())
         session = waiting_login(redirect, device, report)
         lines = [f'Hand the page localhost:{redirect.port}{redirect.path} to the login at {session.server}']
+    elif options.add is not None:       # with more than the link, which has a question of its own
+        lines = [' '.join(words)]
     else:
         settings = settings_of(options, device)
         tunnels = (*options.forwards, *(settings.forwards if options.only_forwards else ()))

@@ -166,6 +166,22 @@ def test_the_words_of_a_saved_login_were_agreed_to_and_are_not_asked_about_again
 
 
 @on_one_pythonista
+@pytest.mark.parametrize('words', [['--finish', '-o', 'HostName=evil.example'], ['--finish', 'x@evil.example'], ['x@evil.example', '--finish']],
+                         ids=' '.join)
+def test_a_link_to_finish_a_login_that_does_not_wait_ends_with_a_line(words, linked, pythonista, server):
+    script = linked(*words)
+    assert script.wait() == 255 and 'Traceback' not in script.stderr and re.search('redirect|failed page', script.stderr)
+    assert pythonista.asked == [] and server.connections == 0
+
+
+@on_one_pythonista
+def test_a_pairing_link_with_more_than_a_pairing_is_no_pairing_alone(linked, pythonista, server):
+    words = [*pairing_with(pythonista, server), '-o', 'HostName=evil.example', '--again']
+    assert linked(*words, answer=NO).wait() == 130
+    assert 'HostName=evil.example' in pythonista.phone.called('console.alert')[0]['args'][1]
+
+
+@on_one_pythonista
 def test_a_pairing_link_is_asked_about_once_and_by_nobody_in_a_shortcut(linked, pythonista, server):
     words = pairing_with(pythonista, server)
     before = (pythonista.ssh / 'config').read_text()
