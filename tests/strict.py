@@ -665,12 +665,15 @@ class StrictTransport(paramiko.Transport):
         begin = None
         if kind == 'exec' and channel.kind == 'session' and not channel.live and not channel.close_sent:
             begin = self.account.run(channel, m.get_binary())
+        try:
             if begin:
                 self._become_live(channel)
-        if answered and not channel.close_sent:
-            self.send(SUCCESS if begin else FAILURE, channel.remote_chanid)
-        if begin:
-            begin()
+            if answered and not channel.close_sent:
+                self.send(SUCCESS if begin else FAILURE, channel.remote_chanid)
+        finally:
+            # Whatever becomes of the answer: a command that runs is one that hears of the connection's end.
+            if begin:
+                begin()
 
     # Global requests (serverloop.c)
 
