@@ -969,20 +969,18 @@ SUCCESS_PATH = '/success'       # where codex sends the browser after the redire
 
 
 class Redirect(NamedTuple):
-    """A browser's answer to a sign-in: `target` is path and query as in a request line.
+    """A browser's answer to a sign-in, as a person brings it: `target` is path and query as in a request line.
 
-    `port` is None, and `path` '', where a person brought an address without its beginning.
+    `port` is None, and `path` '', where it is an address without its beginning.
     """
     port: 'int | None'
     target: str
     path: str
-    state: 'str | None'
 
-
-    def at(self, port, path):
-        """This redirect with what it leaves open, port or path, taken from the login that waits."""
-        return self._replace(port=self.port or port, path=self.path or path,
-                             target=self.target if self.path else path + self.target)
+    def request(self, pending):
+        """The Request with which a browser would have brought it to the Pending login. A mere query is known by its state only."""
+        path = pending.path if pending.state and not self.path else ''
+        return Request('GET', path + self.target, (('Host', f'localhost:{self.port or pending.port}'), ('Accept', '*/*')))
 
 
 def parse_redirect(text):
@@ -1001,8 +999,7 @@ def parse_redirect(text):
                       'Copy the address of the failed page, whole and alone: http://localhost: or http://127.0.0.1: and a port.')
     parts = urlsplit(found[0])
     path = parts.path or ('/' if parts.netloc else '')
-    return Redirect(loopback_port(found[0]), path + ('?' + parts.query if parts.query else ''), path,
-                    parameters_of(found[0]).get('state'))
+    return Redirect(loopback_port(found[0]), path + ('?' + parts.query if parts.query else ''), path)
 
 
 def addresses_in(text):
@@ -1094,6 +1091,112 @@ def parse_answer(data, ended):
     return Answer(status, headers.get('location', ''), data)
 
 
+def hash_of(state):
+    """What is kept of a state: its SHA-256 in hex, '' for none."""
+    return hashlib.sha256(state.encode('utf-8', 'replace')).hexdigest() if state else ''
+
+
+class Pending(NamedTuple):
+    """The login that waits at the redirect's port, as far as the judge has to know it.
+
+    `path` is the redirect's, or where `served`, that of the address itself; `state` is the hash_of the address's state.
+    `stage` is 'open' until a redirect is carried, 'carrying' until it is answered, then 'carried', or 'open' again where the
+    program would not have it. `carried` is that redirect's target, `leads_to` where answers sent the browser on this port.
+    """
+    port: int
+    path: str
+    state: str
+    served: bool
+    codex: bool
+    stage: str = 'open'
+    carried: str = ''
+    leads_to: tuple = ()
+
+
+CARRY, JOIN, LAST, PASS, HERE = 'carry', 'join', 'last', 'pass', 'here'
+
+
+class Verdict(NamedTuple):
+    """What becomes of a request. CARRY it, once; JOIN: it gets the answer of the one that was carried; LAST: it gets the
+    page at `target`; PASS it on, as often as it takes; or it is answered HERE, with a page that may ask again after s.
+    """
+    act: str
+    target: str = ''
+    status: int = 0
+    title: str = ''
+    text: str = ''
+    again: 'int | None' = None
+
+
+# What the result of a sign-in is called where the path of its redirect is not known (RFC 6749, 4.1.2; tsh has its own).
+RESULTS = {'code', 'error', 'response', 'err'}
+
+
+def judge(request, pending):
+    """The Verdict on a browser's Request: only the pending login's own answer passes, and the pages it leads to.
+
+    A request for anything else may come from any page that the browser shows, or from another program on this device.
+    """
+    def here(status, title, text, again=None):
+        return Verdict(HERE, '', status, title, text, again)
+
+    stranger = 'Not for this sign-in'
+    path, _, query = request.target.partition('?')
+    if not path.startswith('/') or '#' in request.target or path != pending.path and _is_crooked(path):
+        return here(400, 'Not understood', 'This is no address of a page here.')
+    hosts = [value.lower() for name, value in request.lines if name.lower() == 'host']
+    if hosts not in ([f'{name}:{pending.port}'] for name in ('localhost', '127.0.0.1', '[::1]')):
+        return here(403, stranger, 'The request was meant for another host.')
+    if request.method != 'GET':
+        return here(405, stranger, 'Only GET requests are relayed.')
+    if path == '/favicon.ico':
+        return here(204, '', '')
+    if request.target == pending.carried:
+        return Verdict(JOIN, request.target)
+    parameters = parse_qsl(query, keep_blank_values=True)
+    if RESULTS & {name for name, _ in parameters} if pending.served else unquote(path) == unquote(pending.path):
+        states = [value for name, value in parameters if name == 'state']
+        if pending.state and [hash_of(state) for state in states] != [pending.state]:
+            return here(400, 'State mismatch', 'This redirect belongs to another sign-in. Sign in on the page opened last.')
+        if not pending.state and not _is_top_level(request):
+            return here(403, stranger, 'A page in the background cannot bring the redirect.')
+        if pending.stage == 'open':
+            return Verdict(CARRY, request.target)
+        if pending.stage == 'carrying':
+            return here(409, 'One moment', 'Another redirect of this sign-in is on its way.', 2)
+        return here(409, 'Already used', 'This sign-in has got its redirect; the first one counts.')
+    if pending.codex and path == SUCCESS_PATH and pending.stage == 'open':
+        # codex takes a bare /success for a sign-in, with nobody signed in.
+        return here(409, 'Not signed in yet', 'Sign in first, on the page that was opened last.', 2)
+    if pending.codex and path == SUCCESS_PATH and pending.stage == 'carrying':
+        return here(200, 'Waiting …', 'The sign-in goes on; leave this page open.', 2)
+    for target in pending.leads_to:
+        if request.target == target or pending.codex and path == target.partition('?')[0]:
+            return Verdict(LAST, target)
+    if (pending.served or pending.stage == 'carried' and not pending.codex) and (
+            _is_from_own_page(request, pending.port)
+            or pending.served and path == pending.path and _is_top_level(request)):
+        return Verdict(PASS, request.target)
+    return here(404, stranger, 'There is no such page here, and nothing was cancelled.')
+
+
+def _is_crooked(path):
+    """Whether a path may mean another one to whoever reads it: by dots, backslashes, or what is left after decoding once."""
+    once = unquote(path)
+    return (path.startswith('//') or bool(re.search('%2f', path, re.I)) or '\\' in once or '%' in once
+            or not once.isprintable() or not {'.', '..'}.isdisjoint(once.split('/')))
+
+
+def _is_top_level(request):
+    """Whether a person's browser goes to the page, and no other page asks for it, as far as the browser says (Fetch Metadata)."""
+    return request.header('sec-fetch-mode') in ('', 'navigate') and request.header('sec-fetch-dest') in ('', 'document')
+
+
+def _is_from_own_page(request, port):
+    site = request.header('sec-fetch-site')
+    return site == 'same-origin' if site else loopback_port(request.header('referer')) == port
+
+
 def local_target(location, port):
     """The request target that a Location header names on the same loopback port, else None."""
     if location.startswith('/') and not location.startswith('//'):
@@ -1107,6 +1210,8 @@ def local_target(location, port):
 def page(title, text, status=200, refresh=None):
     """The bytes of a small HTTP answer for a browser, readable on a phone; asks for itself again after `refresh` s."""
     import html
+    if status == 204:
+        return b'HTTP/1.1 204 Relay\r\nConnection: close\r\n\r\n'
     again = f'<meta http-equiv="refresh" content="{refresh}">' if refresh else ''
     body = (f'<!doctype html><html><head><meta charset="utf-8"><title>{html.escape(title)}</title>{again}'
             '<meta name="viewport" content="width=device-width, initial-scale=1"><style>body{font:18px/1.5 -apple-system,'
@@ -4490,6 +4595,7 @@ class RedirectRelay:
 
     def __init__(self, link, remote, sign_in, inbox):
         self._link, self._remote, self.sign_in, self._inbox = link, remote, sign_in, inbox
+        self._pending = Pending(sign_in.port, sign_in.path, hash_of(sign_in.state), sign_in.served, remote.command.codex)
         self._listeners = {}    # address family -> (listening socket, the thread that accepts)
         self._deliveries = {}   # request target -> Delivery
         self._lock = threading.Lock()
@@ -4588,84 +4694,78 @@ class RedirectRelay:
         return None
 
     def _respond(self, request):
-        refusal = self._refusal(request)
-        if refusal:
-            return refusal
-        delivery = self.deliver(request)
+        verdict, delivery = self.visit(request)
+        if not delivery:
+            return page(verdict.title, verdict.text, verdict.status, verdict.again)
         if any(delivery.done.wait(step) for step in awake(self.PATIENCE)):
             delivery.fetched = True
             return delivery.answer
         return page(f'Waiting for {self._link.settings.alias} …',
                     'Go back to the app, and leave this page open: it goes on by itself.', refresh=2)
 
-    def _refusal(self, request):
-        """What a request gets that is not for the pending login; None for one that is."""
-        if request.method != 'GET':
-            return page('Not for this sign-in', 'Only GET requests are relayed.', status=405)
-        if loopback_port('http://' + request.header('host')) is None:
-            return page('Not for this sign-in', 'The request was meant for another host.', status=403)
-        parts = urlsplit(request.target)
-        state = dict(parse_qsl(parts.query)).get('state')
-        if parts.path == '/cancel' and not self.sign_in.served:
-            # Another login on this device asks for the port like that; it has nothing to end at the server.
-            return page('Not for this sign-in', 'Nothing was cancelled.', status=404)
-        if parts.path == SUCCESS_PATH and self._remote.command.codex and not self._callback_arrived():
-            return page('Not signed in yet', 'Sign in first, on the page that was opened last.', status=409)
-        if self._is_callback(request.target) and self.sign_in.state and state != self.sign_in.state:
-            return page('State mismatch', 'This redirect belongs to another sign-in. Sign in on the page opened last.',
-                        status=400)
-        return None
-
-    def _callback_arrived(self):
-        """Whether codex has got a callback: it takes a bare /success for a sign-in, with nobody signed in."""
-        return any(delivery.once for delivery in self._deliveries.values()) or self._remote.signed_in()[0]
-
-    def _is_callback(self, target):
-        parts = urlsplit(target)
-        names = dict(parse_qsl(parts.query, keep_blank_values=True))
-        if self.sign_in.served:
-            return 'code' in names or 'error' in names
-        return parts.path == self.sign_in.path
-
     # -- delivering
 
-    def deliver(self, request):
-        """The Delivery for `request`, begun now unless the same one was asked for before."""
-        with self._lock:
-            delivery = self._deliveries.get(request.target)
-            if delivery is None:
-                once = self._is_callback(request.target)
-                delivery = self._deliveries[request.target] = Delivery(request, once)
-                threading.Thread(target=self._run, args=(delivery,), daemon=True).start()
-            return delivery
+    def visit(self, request):
+        """The Verdict on a request, whoever brought it, and its Delivery, begun now; None where it is answered here."""
+        with self._lock:        # judged and noted in one step: of two that are as good, only one is carried
+            verdict = judge(request, self._pending)
+            if verdict.act == HERE:
+                return verdict, None
+            if verdict.act == CARRY:
+                self._pending = self._pending._replace(stage='carrying', carried=verdict.target)
+            return verdict, self._delivery(request._replace(target=verdict.target), verdict.act == CARRY)
 
-    def deliver_target(self, target):
-        """Deliver a request that no browser brought."""
-        host = ('Host', f'localhost:{self.sign_in.port}')
-        return self.deliver(Request('GET', target, (host, ('Accept', '*/*'))))
+    def judge(self, redirect):
+        """The Verdict on a Redirect that a person may want to bring."""
+        return judge(redirect.request(self._pending), self._pending)
+
+    def bring(self, redirect):
+        """Deliver a Redirect that a person brought."""
+        self.visit(redirect.request(self._pending))
+
+    def fetch(self, target):
+        """Ask for a page that no browser asks for."""
+        with self._lock:
+            self._delivery(self._request(target), once=False)
+
+    def _delivery(self, request, once):
+        """The Delivery for `request`, begun now unless the same one was asked for before."""
+        delivery = self._deliveries.get(request.target)
+        if delivery is None:
+            delivery = self._deliveries[request.target] = Delivery(request, once)
+            threading.Thread(target=self._run, args=(delivery,), daemon=True).start()
+        return delivery
 
     def _run(self, delivery):
         try:
             answer = self._deliver_once(delivery) if delivery.once else self._fetch(delivery.request)
-            self._finish(delivery, answer, True)
+            self._finish(delivery, answer, 'open' if 400 <= answer.status < 500 else 'carried')
         except Problem as problem:
             # The program ends with its last answer. If that was lost, this one is as true.
             last_page = self.follow and problem.kind == 'refused'
             delivery.answer = page('Not delivered', f'{problem.message} {problem.hint}', status=502)
-            self._finish(delivery, self._last_answer(5.0) if last_page else None, False)
+            # Refused where it was to be opened: then nothing of it has arrived.
+            stage = 'open' if problem.kind == 'refused' else 'carried'
+            self._finish(delivery, self._last_answer(5.0) if last_page else None, stage, delivered=False)
         finally:
             delivery.done.set()
 
-    def _finish(self, delivery, answer, delivered):
+    def _finish(self, delivery, answer, stage, delivered=True):
+        target = None
         if answer:
             delivery.answer = answer.data
-        if delivery.once:
-            if answer and 300 <= answer.status < 400:
-                self.follow = local_target(answer.location, self.sign_in.port)
-            self._inbox.put(('callback', delivered))
-        elif delivery.request.target != self.follow:
-            with self._lock:
+            if 300 <= answer.status < 400:
+                target = local_target(answer.location, self.sign_in.port)
+        with self._lock:
+            pending = self._pending
+            if target and (delivery.once or not pending.codex):
+                pending = pending._replace(leads_to=(*pending.leads_to, target)[-20:])
+            self._pending = pending._replace(stage=stage) if delivery.once else pending
+            if not delivery.once and delivery.request.target != self.follow:
                 self._deliveries.pop(delivery.request.target, None)
+        if delivery.once:
+            self.follow = target
+            self._inbox.put(('callback', delivered))
 
     def _fetch(self, request):
         """The Answer to a request that may be repeated. Raises Problem."""
@@ -4843,11 +4943,11 @@ class Session(NamedTuple):
     started: float
 
     def accepts(self, redirect):
-        """Whether a Redirect can be this login's."""
-        bare, redirect = not redirect.path, redirect.at(self.port, self.path)
-        if redirect.port != self.port or redirect.path not in (self.path, SUCCESS_PATH) or bare and not self.state:
-            return False
-        return not self.state or redirect.path != self.path or hash_of(redirect.state) == self.state
+        """Whether a Redirect can be this login's: one that passes, or its last page."""
+        codex = make_command(self.command, self.device_auth).codex
+        pending = Pending(self.port, self.path, self.state, False, codex)
+        verdict = judge(redirect.request(pending), pending)
+        return verdict.act == CARRY or verdict.status == 409
 
 
 def read_session(text):
@@ -4914,10 +5014,6 @@ class Sessions:
             self._note(f'The saved login {path} is damaged and was removed.')
             remove_file(path)
             return None
-
-
-def hash_of(state):
-    return hashlib.sha256(state.encode()).hexdigest() if state else ''
 
 
 # What codex says when it fails, and what helps.
@@ -5089,7 +5185,7 @@ class Login:
                               'Start again; --timeout SECONDS waits longer.', TIMED_OUT)
             if self._follow_at and now >= self._follow_at:
                 self._follow_at = None
-                self._relay.deliver_target(self._relay.follow)
+                self._relay.fetch(self._relay.follow)
             try:
                 # A signal that comes just before a wait begins is heard at its end: so none is long.
                 name, value = self._inbox.get(timeout=min(1.0, (self._follow_at or self._deadline) - now))
@@ -5191,7 +5287,7 @@ class Login:
         self._sign_in = found
         self._relay = RedirectRelay(self._link, self._remote, found, self._inbox)
         if self._found_again and self._arrived_before():
-            self._relay.deliver_target(SUCCESS_PATH)        # all that was lost is the browser's last request
+            self._relay.fetch(SUCCESS_PATH)         # all that was lost is the browser's last request
         elif self._brought:
             redirect, self._brought = self._brought, None
             self._bring(redirect)
@@ -5371,24 +5467,23 @@ class Login:
                 self._report.note(f'{problem.message} {problem.hint}')
 
     def _own(self, redirect):
-        """A redirect that a person brought, made whole. Raises Problem('redirect') for what is not this login's."""
-        found = self._sign_in
-        bare, redirect = not redirect.path, redirect.at(found.port, found.path) if found else redirect
-        if not found or redirect.port != found.port or bare and not found.state \
-                or redirect.path == found.path and found.state and redirect.state != found.state \
-                or redirect.path not in (found.path, SUCCESS_PATH):
+        """The Verdict on a redirect that a person brought. Raises Problem('redirect') for what is not this login's."""
+        verdict = self._relay.judge(redirect) if self._relay else None
+        if not verdict or verdict.act == HERE and not (redirect.path == SUCCESS_PATH and verdict.again):
             raise Problem('redirect', 'That redirect does not belong to the login that waits.',
                           'Copy the address of the page that was opened last.')
-        return redirect
+        return verdict
 
     def _bring(self, redirect):
         """Deliver a redirect that a person brought. Raises Problem('redirect')."""
-        redirect = self._own(redirect)
-        if redirect.path != self._sign_in.path and not self._remote.signed_in()[0]:
+        if self._own(redirect).act != HERE:
+            self._relay.bring(redirect)
+        elif self._remote.signed_in()[0]:
+            self._relay.fetch(redirect.target)
+        else:
             raise Problem('redirect', 'That is the last page of a sign-in whose redirect never arrived.',
                           'Go back one page in the browser and copy its address, or start again.')
         self._by_hand = True            # no browser follows the answer
-        self._relay.deliver_target(redirect.target)
 
 
 def open_forwards(link, specs, settings, report):

@@ -245,7 +245,7 @@ def test_spare_connections_and_the_favicon_do_not_disturb(run):
     script = run()
     browser = Browser(script.wait_for('sign-in')['url'])
     with browser.idle_connections(20):
-        assert browser.favicon().status == 404
+        assert browser.favicon().status == 204
         assert browser.sign_in().status == 200
     assert script.wait() == 0
 

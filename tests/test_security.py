@@ -13,13 +13,14 @@ import subprocess
 import sys
 import threading
 import urllib.parse
-from pathlib import Path
 
 import embedded
 import pytest
-from harness import PATIENCE, SCRIPT, Browser
+from harness import PATIENCE, SCRIPT, Browser, Script
+from pathlib import Path
 from test_login import auth_file, codex_login, eventually, failure, forget_keys, listening
 from test_phones import NO, YES, pairing_with, pythonista  # noqa: F401 (a fixture is used by its name)
+from tools.soak import Witness
 
 # --- Who asked ----------------------------------------------------------------------------------------------
 
@@ -576,6 +577,93 @@ def test_the_address_of_another_program_is_shown_before_it_is_opened(run, server
     assert names.index('sign-in') < names.index('opened')
     assert Browser(home.opened[0]).sign_in().status == 200 and script.wait() == 0
 
+
+def answer_to(port, target, *lines):
+    """The status of a request that no browser would make like this, by another program on the device."""
+    with socket.create_connection(('127.0.0.1', port), PATIENCE) as sock:
+        head = '\r\n'.join([f'GET {target} HTTP/1.1', f'Host: localhost:{port}', *lines])
+        sock.sendall(f'{head}\r\n\r\n'.encode())
+        return int(sock.makefile('rb').readline().split()[1])
+
+
+WAYS_TO_END = ['/cancel', '/./cancel', '/%2e/cancel', '//cancel', '/auth/../cancel', '/auth/callback/%2e%2e/%2e%2e/cancel',
+               '/\\cancel', '/%2fcancel', '/c%61ncel', '/%252e/cancel', '/success', '/./success', '//success', '/%2e/success',
+               '/s%75ccess', '/auth/callback', '/auth/callback?code=evil', '/auth/callback?error=access_denied',
+               '/auth/./callback?code=evil', '/auth/callback?code=evil&state=', '//[', '/[', '*', 'http://[', '/favicon.ico']
+
+
+def test_no_spelling_of_another_page_reaches_the_login_that_waits(run, server):
+    witness = Witness(server)
+    script = run()
+    browser = Browser(script.wait_for('sign-in')['url'])
+    port = server.announced_port
+    ways = [*WAYS_TO_END, f'http://localhost:{port}/cancel', f'/auth/callback?code=evil&state=x&state={browser.state}']
+    answers = {target: answer_to(port, target) for target in ways}
+    assert all(status in (204, 400, 404, 409) for status in answers.values()), answers
+    assert witness.requests == []
+    assert browser.sign_in().status == 200
+    assert script.wait() == 0 and 'Traceback' not in script.stderr
+    assert [target.partition('?')[0] for target in witness.requests] == ['/auth/callback', '/success']
+
+
+def test_a_page_in_the_background_cannot_bring_the_redirect_of_an_address_without_state(run, server):
+    server.environment['STAND_IN_ADDRESS'] = \
+        'https://auth.openai.com/authorize?redirect_uri=http://127.0.0.1:{port}/auth/callback&secret={state}'
+    witness = Witness(server)
+    script = run()
+    script.wait_for('sign-in')
+    for lines in (['Sec-Fetch-Mode: no-cors', 'Sec-Fetch-Dest: image'], ['Sec-Fetch-Mode: cors', 'Sec-Fetch-Dest: empty'],
+                  ['Sec-Fetch-Mode: navigate', 'Sec-Fetch-Dest: iframe']):
+        assert answer_to(server.announced_port, '/auth/callback?code=evil', *lines) == 403
+    assert witness.requests == []
+    top = ['Sec-Fetch-Mode: navigate', 'Sec-Fetch-Dest: document', 'Sec-Fetch-Site: cross-site']
+    assert answer_to(server.announced_port, '/auth/callback?code=good', *top) == 400     # by codex, which wants a state
+    assert witness.requests == ['/auth/callback?code=good']
+    script.interrupt()
+    assert script.wait() == 130
+
+
+def test_a_second_redirect_of_the_same_sign_in_does_not_end_what_the_first_achieved(run, server):
+    server.environment['STAND_IN_EXCHANGE'] = '1'
+    witness = Witness(server)
+    arriving = witness.at('callback arriving', lambda: None)
+    script = run()
+    browser = Browser(script.wait_for('sign-in')['url'])
+    first = browser.in_background(browser.get, browser.redirect())
+    assert arriving.wait(PATIENCE)
+    second = browser.redirect(code='bad')
+    assert browser.get(second).status == 409
+    turn = first()
+    assert turn.status == 302
+    assert browser.get(second).status == 409 and len(witness.callbacks) == 1
+    assert browser.follow(turn.headers['Location']).status == 200
+    assert script.wait() == 0
+
+
+def test_an_address_with_dots_is_not_delivered_for_a_person_either(run, server):
+    witness = Witness(server)
+    script = run(json_events=False, terminal=True)
+    browser = Browser(script.wait_for_text(r'^(https://\S+)\r?$')[1])
+    script.wait_for_text('come back here')
+    redirect = browser.redirect()
+    for wrong in ('/./auth/callback', '/auth/../cancel', '/%2e/success', '/cancel', '//success'):
+        script.answer('', redirect.replace('/auth/callback', wrong))
+        script.wait_for_text(r'(?s)' + '.*does not belong' * (1 + script.screen.count('does not belong')))
+    assert witness.requests == []
+    script.answer('', redirect)
+    assert script.wait() == 0
+
+
+def test_finish_takes_no_address_with_dots_for_the_login_that_waits(run, server):
+    first = run()
+    redirect = Browser(first.wait_for('sign-in')['url']).redirect()
+    first.wait_for('opened')
+    for wrong in ('/./auth/callback', '/auth/../success', '//success'):
+        second = Script(run.home, '--finish', redirect.replace('/auth/callback', wrong))
+        run.scripts.append(second)
+        assert 'belongs to no login' in failure(second, kind='redirect')['message']
+    first.interrupt()
+    assert first.wait() == 130
 
 
 # --- Other people on the server -----------------------------------------------------------------------------

@@ -524,18 +524,17 @@ def test_other_lines_hold_no_code(lines):
 
 # --- Redirects that people bring ----------------------------------------------------------------------------
 
-@pytest.mark.parametrize('text, port, target, state', [
-    ('http://127.0.0.1:1455/auth/callback?code=c&state=s', 1455, '/auth/callback?code=c&state=s', 's'),
-    ('  <http://localhost:1455/callback?code=c%2F&state=s>\n', 1455, '/callback?code=c%2F&state=s', 's'),
-    ('localhost:1455/success?id_token=t', 1455, '/success?id_token=t', None),
-    ('127.0.0.1:1457/auth/callback?code=c', 1457, '/auth/callback?code=c', None),
-    ('http://[::1]:8000', 8000, '/', None),
-    ('http://localhost:1455/auth/callback?code=c#_=_', 1455, '/auth/callback?code=c', None),
-    ('http://localhost:1455/a b', 1455, '/a', None), ('http://localhost:1455/a\r\nX: y', 1455, '/a', None),
+@pytest.mark.parametrize('text, port, target', [
+    ('http://127.0.0.1:1455/auth/callback?code=c&state=s', 1455, '/auth/callback?code=c&state=s'),
+    ('  <http://localhost:1455/callback?code=c%2F&state=s>\n', 1455, '/callback?code=c%2F&state=s'),
+    ('localhost:1455/success?id_token=t', 1455, '/success?id_token=t'),
+    ('127.0.0.1:1457/auth/callback?code=c', 1457, '/auth/callback?code=c'),
+    ('http://[::1]:8000', 8000, '/'),
+    ('http://localhost:1455/auth/callback?code=c#_=_', 1455, '/auth/callback?code=c'),
+    ('http://localhost:1455/a b', 1455, '/a'), ('http://localhost:1455/a\r\nX: y', 1455, '/a'),
 ])
-def test_the_address_of_a_failed_page_is_a_redirect(text, port, target, state):
-    found = script.parse_redirect(text)
-    assert (found.port, found.target, found.state) == (port, target, state)
+def test_the_address_of_a_failed_page_is_a_redirect(text, port, target):
+    assert script.parse_redirect(text)[:2] == (port, target)
 
 
 @pytest.mark.parametrize('text', [
@@ -619,7 +618,144 @@ def test_a_page_says_anything_safely_and_in_full():
     assert b'Content-Length: %d' % len(body) in head and b'<script>' not in body and b'<b>' not in body
     assert 'café &amp; ' in body.decode() and b'http-equiv="refresh" content="2"' in body
     assert b'refresh' not in script.page('a', 'b')
+    assert script.page('', '', status=204).partition(b'\r\n\r\n')[2] == b'', 'a browser takes what follows for another answer'
     assert script.parse_answer(data, ended=False).status == 502
+
+
+# --- What may pass at the redirect's port -------------------------------------------------------------------
+
+FIRST, OTHER = ('/auth/callback?code=%s&state=S' % code for code in 'ab')
+CODEX = script.Pending(1455, '/auth/callback', script.hash_of('S'), served=False, codex=True)
+PROGRAM = CODEX._replace(path='/callback', state='', codex=False)
+SERVED = PROGRAM._replace(path='/4f2a', served=True)
+HERE_LAST = '/success?id_token=t'
+
+
+def at(stage, pending=CODEX):
+    """The login at a stage of its sign-in; from the second on, the first redirect is on its way or arrived."""
+    led = (HERE_LAST if pending.codex else '/done?x=1',) if stage == 'carried' else ()
+    carried = FIRST if pending.codex else '/callback?code=a'
+    return pending._replace(stage=stage, carried='' if stage == 'open' else carried, leads_to=led)
+
+
+def asked(target, method='GET', host='localhost:1455', **headers):
+    lines = [('Host', host)] * (host is not None) + [(name.replace('_', '-'), text) for name, text in headers.items()]
+    return script.Request(method, target, tuple(lines))
+
+
+NAVIGATES = {'Sec_Fetch_Mode': 'navigate', 'Sec_Fetch_Dest': 'document', 'Sec_Fetch_Site': 'cross-site'}
+FROM_HERE = {'Sec_Fetch_Mode': 'no-cors', 'Sec_Fetch_Dest': 'script', 'Sec_Fetch_Site': 'same-origin'}
+
+# Case: the login, the request, what becomes of it (for what is answered here: its status, and after how many s it asks again).
+JUDGED = {
+    'the redirect': (at('open'), asked(FIRST), 'carry'),
+    'the redirect, by IPv4': (at('open'), asked(FIRST, host='127.0.0.1:1455'), 'carry'),
+    'the redirect, by IPv6': (at('open'), asked(FIRST, host='[::1]:1455'), 'carry'),
+    'a refusal': (at('open'), asked('/auth/callback?error=access_denied&state=S'), 'carry'),
+    'the path, encoded': (at('open'), asked('/auth/c%61llback?code=a&state=S'), 'carry'),
+    'another state': (at('open'), asked('/auth/callback?code=a&state=X'), (400, None)),
+    'no state': (at('open'), asked('/auth/callback?code=a'), (400, None)),
+    'two states': (at('open'), asked(FIRST + '&state=S'), (400, None)),
+    'two states, the right one last': (at('open'), asked('/auth/callback?state=X&code=a&state=S'), (400, None)),
+    'two states, one empty': (at('open'), asked(FIRST + '&state='), (400, None)),
+    'an address without state': (at('open', PROGRAM), asked('/callback?code=a'), 'carry'),
+    'an address without state, opened by a page': (at('open', PROGRAM), asked('/callback?code=a', **NAVIGATES), 'carry'),
+    'an address without state, an image': (
+        at('open', PROGRAM), asked('/callback?code=a', **{**NAVIGATES, 'Sec_Fetch_Mode': 'no-cors'}), (403, None)),
+    'an address without state, a script': (
+        at('open', PROGRAM), asked('/callback?code=a', **{**NAVIGATES, 'Sec_Fetch_Mode': 'cors'}), (403, None)),
+    'an address without state, a frame': (
+        at('open', PROGRAM), asked('/callback?code=a', **{**NAVIGATES, 'Sec_Fetch_Dest': 'iframe'}), (403, None)),
+    'the same once more, on its way': (at('carrying'), asked(FIRST), 'join'),
+    'the same once more, arrived': (at('carried'), asked(FIRST), 'join'),
+    'another code, on its way': (at('carrying'), asked(OTHER), (409, 2)),
+    'another code, arrived': (at('carried'), asked(OTHER), (409, None)),
+    'an old tab': (at('open'), asked('/success?id_token=old'), (409, 2)),
+    'the last page, too early': (at('carrying'), asked(HERE_LAST), (200, 2)),
+    'the last page': (at('carried'), asked(HERE_LAST), 'last'),
+    'the last page, in an old tab': (at('carried'), asked('/success?id_token=old'), 'last'),
+    'the last page after a refusal': (at('carried')._replace(leads_to=()), asked('/success'), (404, None)),
+    'a page of another program': (at('carried', PROGRAM), asked('/style.css', **FROM_HERE), 'pass'),
+    'the same, by an older browser': (
+        at('carried', PROGRAM), asked('/style.css', Referer='http://localhost:1455/callback?code=a'), 'pass'),
+    'where another program leads to': (at('carried', PROGRAM), asked('/done?x=1'), 'last'),
+    'a page of another program, for a stranger': (at('carried', PROGRAM), asked('/style.css', **NAVIGATES), (404, None)),
+    'the same, by a stranger who names the port': (
+        at('carried', PROGRAM), asked('/quit', Sec_Fetch_Site='same-site', Referer='http://localhost:1455/'), (404, None)),
+    'the same, by a stranger at another port': (
+        at('carried', PROGRAM), asked('/quit', Referer='http://localhost:8080/'), (404, None)),
+    'a page of another program, too early': (at('open', PROGRAM), asked('/style.css', **FROM_HERE), (404, None)),
+    'any other page of codex': (at('carried'), asked('/logo.png', **FROM_HERE), (404, None)),
+    'the icon': (at('open'), asked('/favicon.ico'), (204, None)),
+    'the icon, arrived': (at('carried', SERVED), asked('/favicon.ico?'), (204, None)),
+    'cancel': (at('open'), asked('/cancel'), (404, None)),
+    'cancel, arrived': (at('carried'), asked('/cancel?x'), (404, None)),
+    'cancel, another program': (at('carried', PROGRAM), asked('/cancel'), (404, None)),
+    'cancel, a served page': (at('open', SERVED), asked('/cancel'), (404, None)),
+    'cancel, encoded': (at('open'), asked('/c%61ncel'), (404, None)),
+    'cancel by a dot': (at('open'), asked('/./cancel'), (400, None)),
+    'cancel by an encoded dot': (at('open'), asked('/%2e/cancel'), (400, None)),
+    'cancel by two dots': (at('open'), asked('/auth/../cancel'), (400, None)),
+    'cancel at the end of a way': (at('open'), asked('/auth/callback/%2E%2e/%2e%2e/cancel?code=a&state=S'), (400, None)),
+    'success by a dot': (at('open'), asked('/./success'), (400, None)),
+    'success by a slash more': (at('carried'), asked('//success'), (400, None)),
+    'a backslash': (at('open'), asked('/\\cancel'), (400, None)),
+    'an encoded backslash': (at('open'), asked('/%5ccancel'), (400, None)),
+    'an encoded slash': (at('open'), asked('/auth%2fcallback?code=a&state=S'), (400, None)),
+    'encoded twice': (at('open'), asked('/auth/c%2561llback?code=a&state=S'), (400, None)),
+    'a control character': (at('open'), asked('/auth/callback%0d%0a?code=a&state=S'), (400, None)),
+    'no host': (at('open'), asked(FIRST, host=None), (403, None)),
+    'a rebound name': (at('open'), asked(FIRST, host='evil.example:1455'), (403, None)),
+    'another port': (at('open'), asked(FIRST, host='localhost:1457'), (403, None)),
+    'no port': (at('open'), asked(FIRST, host='localhost'), (403, None)),
+    'a user before the host': (at('open'), asked(FIRST, host='evil@localhost:1455'), (403, None)),
+    'two hosts': (at('open'), asked(FIRST, **{'host_': ''})._replace(
+        lines=(('Host', 'localhost:1455'), ('hOst', 'evil.example'))), (403, None)),
+    'a rebound name for the icon': (at('open'), asked('/favicon.ico', host='evil.example:1455'), (403, None)),
+    'a target that is no address': (at('open'), asked('//['), (400, None)),
+    'a whole address': (at('open'), asked('http://localhost:1455' + FIRST), (400, None)),
+    'a host and a port': (at('open'), asked('localhost:1455', 'CONNECT'), (400, None)),
+    'the whole server': (at('open'), asked('*', 'OPTIONS'), (400, None)),
+    'a fragment': (at('open'), asked('/auth/callback#?code=a&state=S'), (400, None)),
+    **{f'by {method}': (at('open'), asked(FIRST, method), (405, None))
+       for method in ('HEAD', 'OPTIONS', 'PUT', 'DELETE', 'POST')},
+    'a served page': (at('open', SERVED), asked('/4f2a'), 'pass'),
+    'a served page, asked for by a stranger': (
+        at('open', SERVED), asked('/4f2a', **{**NAVIGATES, 'Sec_Fetch_Mode': 'no-cors'}), (404, None)),
+    'what a served page holds': (at('open', SERVED), asked('/logo.png', **FROM_HERE), 'pass'),
+    'where a served page leads to': (at('open', SERVED)._replace(leads_to=('/login',)), asked('/login', **NAVIGATES), 'last'),
+    'what no served page leads to': (at('open', SERVED), asked('/login', **NAVIGATES), (404, None)),
+    'the result at a served page': (at('open', SERVED), asked('/anywhere?code=a', **NAVIGATES), 'carry'),
+    'the result at a served page, by tsh': (at('open', SERVED), asked('/callback?response=r', **NAVIGATES), 'carry'),
+    'the result at a served page, from a frame': (
+        at('open', SERVED), asked('/anywhere?code=a', **{**NAVIGATES, 'Sec_Fetch_Dest': 'frame'}), (403, None)),
+    'a callback with dots, where the address has them': (
+        at('open')._replace(path='/./callback'), asked('/./callback?code=a&state=S'), 'carry'),
+}
+
+
+@pytest.mark.parametrize('case', JUDGED)
+def test_only_the_pending_logins_own_answer_passes(case):
+    pending, request, expected = JUDGED[case]
+    verdict = script.judge(request, pending)
+    assert expected == (verdict.act if verdict.act != script.HERE else (verdict.status, verdict.again))
+    if verdict.act == script.LAST:
+        assert verdict.target in pending.leads_to
+    else:
+        assert verdict.target == (request.target if verdict.act != script.HERE else '')
+
+
+def test_no_request_at_all_is_too_much_for_the_judge():
+    chance = random.Random(9110)
+    pieces = ['/', '.', '%', '2e', '2f', '%5c', '\\', 'cancel', 'success', 'auth/callback', '?', '&', 'state=S', 'code=a', '#',
+              '[', ']', ':', '@', '\xff', '\x00', ';', '//', '*', 'http://', '%00', '\ud800']
+    for _ in range(20000):
+        target = ''.join(chance.choices(pieces, k=chance.randrange(1, 9)))
+        pending = at(chance.choice(['open', 'carrying', 'carried']), chance.choice([CODEX, PROGRAM, SERVED]))
+        verdict = script.judge(asked(target), pending)
+        if verdict.act == script.CARRY and pending.codex:
+            path, _, query = target.partition('?')
+            assert path == '/auth/callback' and query.split('#')[0].split('&').count('state=S') == 1
 
 
 # --- Text from a server -------------------------------------------------------------------------------------
