@@ -3806,6 +3806,222 @@ def _listen_problem(bind, port, error):
     return Problem('listen', f'Cannot listen on {where}: {reason}', hint)
 
 
+def answers(listener):
+    """Whether a listening socket of this process still takes connections."""
+    try:
+        with socket.socket(listener.family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(0.5)
+            probe.connect(listener.getsockname()[:2])
+            return True
+    except OSError:
+        return False
+
+
+def _says_it_listens(sock):
+    """False where the system took listening away from a socket. Not every system says so of one that listens, either."""
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except (OSError, AttributeError):
+        return False
+
+
+def most_at_once(most, share):
+    """How many connections may be held at once: `most`, or one part in `share` of the descriptors this process may have."""
+    try:
+        import resource
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except (ImportError, OSError, ValueError):
+        limit = 256
+    return min(most, limit // share) if limit > 0 else most         # a negative one is none
+
+
+class _Port:
+    """One listening socket, and what it belongs to; `sock` is None while it cannot be had."""
+
+    def __init__(self, sock, about):
+        self.sock, self.about, self.family, self.where = sock, about, sock.family, sock.getsockname()
+        self.tells = _says_it_listens(sock)
+        self.nothing = 0        # times in a row that it was readable, and there was nothing to take
+        self.missed = False
+
+
+class Listener:
+    """Ports of this device that are held: each connection goes to `serve(sock, origin, about)`, in a thread of its own.
+
+    No more than `cap` are held at once; the next ones wait until one leaves, or with `drop_silent`, until the oldest that
+    has said the least is dropped. A lack of descriptors is waited out. A socket that is dead, as iOS leaves them behind
+    when an app sleeps, is bound again, each second until that succeeds; `tell(event, about, where, error)` hears "lost"
+    where it did not at once, and then "back".
+    """
+    RETRY = 1.0             # s
+    SHORTAGE = 0.2          # s that descriptors, memory or threads have to come back
+    NOTHING = 8
+    SILENT, SPEAKING, HEARD = range(3)
+
+    def __init__(self, serve, cap, tell, drop_silent=False, tick=RETRY):
+        self._serve, self._cap, self._tell, self._drop_silent, self._tick = serve, cap, tell, drop_silent, tick
+        self._ports, self._visitors, self._calls = [], {}, deque()
+        self._lock, self._over, self._closed = threading.Lock(), threading.Event(), False
+        self._look_at = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._bell, self._button = socket.socketpair()
+        self._button.setblocking(False)
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        _start(self._run)
+
+    def open(self, bind, port, about=None):
+        """Listen as listen() does; where, as (address, port). Raises Problem "listen"."""
+        ports = [_Port(sock, about) for sock in listen(bind, port)]
+        self._ports += ports
+        self.call(lambda: [self._watch(port) for port in ports])
+        return [port.where[:2] for port in ports]
+
+    def probe(self):
+        """After a wake-up: bind again what does not take a connection of our own."""
+        for port in list(self._ports):
+            sock = port.sock
+            if sock and not answers(sock):
+                self.call(lambda port=port, sock=sock: port.sock is sock and self._renew(port))
+
+    def heard(self, visitor, whole):
+        """A visitor has said something, or all that was waited for: then it is not dropped any more."""
+        with self._lock:
+            if visitor in self._visitors:
+                self._visitors[visitor] = self.HEARD if whole else self.SPEAKING
+
+    def call(self, function):
+        """Have the listener's own thread do something, soon."""
+        self._calls.append(function)
+        self._ring()
+
+    def close(self):
+        """Let go of every port, within a second; visitors stay, but not those that `drop_silent` would drop."""
+        self._closed = True
+        self._ring()
+        while self._drop_silent and self._drop():
+            pass
+        self._over.wait(1.0)
+
+    def _ring(self):
+        with contextlib.suppress(OSError):      # rung already, or closed
+            self._button.send(b'!')
+
+    def _rest(self, limit):
+        self._bell.settimeout(limit)
+        with contextlib.suppress(OSError):      # the limit passed
+            self._bell.recv(1024)
+
+    def _run(self):
+        while not self._closed:
+            while self._calls:
+                self._calls.popleft()()
+            with self._lock:
+                full = len(self._visitors) >= self._cap
+            if full and not self._drop_silent:
+                self._rest(self._tick)
+            else:
+                self._take_turn(full)
+            if time.monotonic() >= self._look_at:
+                self._look()
+        for port in self._ports:
+            if port.sock:
+                port.sock.close()
+        self._selector.close()
+        self._bell.close()
+        self._button.close()
+        self._over.set()
+
+    def _take_turn(self, full):
+        ready = [key for key, _ in self._selector.select(max(0, self._look_at - time.monotonic()))]
+        for key in ready:
+            if key.fileobj is self._bell:
+                self._bell.recv(1024)
+            elif not full:
+                self._accept(key.data)
+        if full and any(key.data for key in ready):
+            self._drop()
+            self._rest(self._tick)      # rung when it has left
+
+    def _accept(self, port):
+        try:
+            sock, origin = port.sock.accept()
+            port.nothing = 0
+            sock.setblocking(True)      # some systems hand on that the listening one does not block
+            with self._lock:
+                self._visitors[sock] = self.SILENT
+            _start(self._serve_one, sock, origin[:2], port.about)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if self._drop_silent:
+                    self._drop()
+                self._rest(self.SHORTAGE)
+                return
+            port.nothing += 1           # most often a client that left before its turn
+            if port.nothing >= self.NOTHING or port.tells and not _says_it_listens(port.sock):
+                self._renew(port)
+        except RuntimeError:            # no more threads
+            sock.close()
+            self._leave(sock)
+            self._rest(self.SHORTAGE)
+
+    def _serve_one(self, sock, origin, about):
+        try:
+            self._serve(sock, origin, about)
+        finally:
+            sock.close()
+            self._leave(sock)
+
+    def _leave(self, visitor):
+        with self._lock:
+            full = len(self._visitors) >= self._cap
+            self._visitors.pop(visitor, None)
+        if full:
+            self._ring()
+
+    def _drop(self):
+        """Hang up the oldest visitor of those that have said the least; whether there was one."""
+        with self._lock:
+            open_still = [visitor for visitor, said in self._visitors.items() if said != self.HEARD]
+            oldest = min(open_still, key=self._visitors.get, default=None)
+            if oldest:
+                self._visitors[oldest] = self.HEARD
+        if oldest:
+            _hang_up(oldest)
+        return bool(oldest)
+
+    def _look(self):
+        for port in self._ports:
+            if port.sock is None:
+                self._bind(port)
+            elif port.tells and not _says_it_listens(port.sock):
+                self._renew(port)
+        missing = any(port.sock is None for port in self._ports)
+        self._look_at = time.monotonic() + (self.RETRY if missing else self._tick)
+
+    def _renew(self, port):
+        self._selector.unregister(port.sock)
+        port.sock.close()
+        port.sock = None
+        self._bind(port)
+
+    def _bind(self, port):
+        try:
+            port.sock = _listener(port.family, port.where)
+        except OSError as error:
+            if not port.missed:
+                self._tell('lost', port.about, port.where, error)
+            port.missed, self._look_at = True, 0.0
+            return
+        port.nothing = 0
+        self._watch(port)
+        if port.missed:
+            port.missed = False
+            self._tell('back', port.about, port.where, None)
+
+    def _watch(self, port):
+        self._selector.register(port.sock, selectors.EVENT_READ, port)
+
+
 class Pump:
     """Moves bytes between a socket and a channel: each direction until its own end of file, every byte once.
 
@@ -4002,11 +4218,13 @@ class Forwards:
 
     `tell(kind, **fields)` hears, from any thread, of "listening" (mode, bind, port) when the server listens
     again after a reconnect; "waiting" (the same) while it does not yet; "unreached" (message) of a client's
-    target; "lost" (mode, bind, port, message) of a listener that the system took away for good.
+    target; "lost" (mode, bind, port, message) of a listener that the system took away, until it listens again.
     """
     LINK_LIMIT = 30.0       # s that a new client waits for a connection that is being made anew
     CHOICE_LIMIT = 30.0     # s that a client may take to name its target by SOCKS
     ANSWER_LIMIT = 15.0     # s that the server may take to say whether it listens
+    MOST = 500              # connections at once through listeners here, and as many from the server
+    LOOK = 15.0             # s between looks at the listeners
     SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0   # s until a port that is held still is asked for again
 
     def __init__(self, link, tell, gateway_ports=False):
@@ -4014,10 +4232,9 @@ class Forwards:
         self._forwards = []
         self._asking = threading.RLock()
         self._closed = threading.Event()
-        self._selector = selectors.DefaultSelector()
-        self._bell, self._button = socket.socketpair()
-        self._selector.register(self._bell, selectors.EVENT_READ)
-        _start(self._accept)
+        self._listener = Listener(self._serve, most_at_once(self.MOST, 2), self._told, tick=self.LOOK)
+        self._room = threading.Semaphore(most_at_once(self.MOST, 2))        # for what the server brings
+        self._crowded = False
         link.subscribe(self._connected)
 
     @property
@@ -4035,59 +4252,29 @@ class Forwards:
         if spec.mode == 'R':
             self._add_remote(forward)
             return
-        for listener in listen(spec.bind or ('*' if self._gateway_ports else ''), spec.port):
-            forward.bound.append(listener.getsockname()[:2])
-            self._selector.register(listener, selectors.EVENT_READ, forward)
+        forward.bound = self._listener.open(spec.bind or ('*' if self._gateway_ports else ''), spec.port, forward)
         self._forwards.append(forward)
-        self._button.send(b'!')
 
     def close(self):
         """End everything, at once."""
         if self._closed.is_set():
             return
         self._closed.set()
-        self._button.close()        # rings as well
+        self._listener.close()
         # Not here: to close a channel means to write to a connection that may be stuck.
         for forward in self._forwards:
             _start(forward.stop)
 
     # --- listeners here
 
-    def _accept(self):
-        while not self._closed.is_set():
-            for key, _ in self._selector.select():
-                if key.fileobj is self._bell:
-                    self._bell.recv(1024)
-                else:
-                    self._accept_one(key.fileobj, key.data)
-        for key in list(self._selector.get_map().values()):
-            key.fileobj.close()
-        self._selector.close()
+    def _told(self, event, forward, where, error):
+        told = {'mode': forward.spec.mode, 'bind': where[0], 'port': where[1]}
+        if event == 'lost':
+            self._tell('lost', message=_listen_problem(*where[:2], error).message, **told)
+        else:
+            self._tell('listening', **told)
 
-    def _accept_one(self, listener, forward):
-        try:
-            client, origin = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return      # the client left before its turn
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                self._closed.wait(0.1)      # until others have ended
-            else:
-                self._renew(listener, forward)
-            return
-        _start(self._serve, forward, client, origin[:2])
-
-    def _renew(self, listener, forward):
-        """A listener is dead: iOS takes them away while an app sleeps."""
-        family, where = listener.family, listener.getsockname()
-        self._selector.unregister(listener)
-        listener.close()
-        try:
-            self._selector.register(_listener(family, where), selectors.EVENT_READ, forward)
-        except OSError as error:
-            self._tell('lost', mode=forward.spec.mode, bind=where[0], port=where[1], message=str(error))
-
-    def _serve(self, forward, client, origin):
+    def _serve(self, client, origin, forward):
         def reach(target):
             while True:
                 transport = self._link.transport(self.LINK_LIMIT)
@@ -4167,9 +4354,22 @@ class Forwards:
 
     def _arrived(self, channel, origin, server):
         # Called by paramiko's own thread, which must not wait.
-        _start(self._serve_remote, channel, server)
+        if self._room.acquire(blocking=False):
+            _start(self._serve_remote, channel, server)
+            return
+        self._listener.call(lambda: _close(channel))
+        if not self._crowded:
+            self._crowded = True
+            self._tell('unreached', message=f'The server brings more connections at once than this device takes: those over '
+                       f'{most_at_once(self.MOST, 2)} are closed.')
 
     def _serve_remote(self, channel, server):
+        try:
+            self._serve_arrived(channel, server)
+        finally:
+            self._room.release()
+
+    def _serve_arrived(self, channel, server):
         with self._asking:      # the port may have been given, and used, a moment ago
             listening = [forward for forward in self._forwards
                          if forward.transport is channel.get_transport() and forward.bound[0][1] == server[1]]
@@ -4588,6 +4788,7 @@ class RedirectRelay:
     browser that asks again gets the answer of the first. Whether it was delivered comes to `inbox` as 'callback'.
     """
     PATIENCE = 8.0          # seconds until a browser gets a page that asks again by itself
+    MOST = 200              # connections at once
     HEAD_LIMIT = 30.0       # seconds that a browser may take for its request; idle extra connections end so
     ANSWER_LIMIT = 120.0    # seconds that the program may take to answer: it asks the issuer meanwhile
     LARGEST = 8 << 20       # bytes of an answer
@@ -4596,7 +4797,7 @@ class RedirectRelay:
     def __init__(self, link, remote, sign_in, inbox):
         self._link, self._remote, self.sign_in, self._inbox = link, remote, sign_in, inbox
         self._pending = Pending(sign_in.port, sign_in.path, hash_of(sign_in.state), sign_in.served, remote.command.codex)
-        self._listeners = {}    # address family -> (listening socket, the thread that accepts)
+        self._listener = None
         self._deliveries = {}   # request target -> Delivery
         self._lock = threading.Lock()
         self._busy = 0
@@ -4607,58 +4808,31 @@ class RedirectRelay:
 
     def listen(self):
         """Listen on both loopback addresses. Raises Problem('listen')."""
+        self._listener = Listener(self._serve, most_at_once(self.MOST, 4), self._told, drop_silent=True)
         try:
-            sockets = listen('localhost', self.sign_in.port)
+            self._listener.open('localhost', self.sign_in.port)
         except Problem as problem:
             raise Problem('listen', problem.message, 'End that program (another login, or codex on this device), '
                           'then start again.') from None
-        for sock in sockets:
-            self._start(sock)
-
-    def _start(self, sock):
-        thread = threading.Thread(target=self._accept, args=(sock,), daemon=True)
-        self._listeners[sock.family] = sock, thread
-        thread.start()
 
     def revive(self):
         """Listen again where the system took a listener away while the app was asleep."""
-        for family, (sock, _) in list(self._listeners.items()):
-            if not answers(sock):
-                sock.close()
-                self._replace(family)
+        if self._listener:
+            self._listener.probe()
 
-    def _replace(self, family):
-        try:
-            address = '127.0.0.1' if family == socket.AF_INET else '::1'
-            sock, = listen(address, self.sign_in.port)
-        except Problem as problem:
-            self._inbox.put(('note', f'{problem.message} Paste the address of the failed page here instead.'))
-            return
-        self._start(sock)
-
-    def _accept(self, listener):
-        with listener:
-            listener.setblocking(True)
-            while True:
-                try:
-                    sock, _ = listener.accept()
-                except OSError:
-                    return
-                if self._closed:
-                    return
-                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+    def _told(self, event, _, where, error):
+        self._inbox.put(('note', f'Port {where[1]} of this device is open again.' if event == 'back' else
+                         f'{_listen_problem(*where[:2], error).message}. Paste the address of the failed page here instead.'))
 
     # -- one browser's connection
 
-    def _serve(self, sock):
+    def _serve(self, sock, *_):
         try:
             request = self._read_request(sock)
             if request:
                 self._answer(sock, request)
         except OSError:
             pass                        # the browser gave up; what it brought is kept
-        finally:
-            sock.close()
 
     def _answer(self, sock, request):
         with self._lock:
@@ -4682,6 +4856,7 @@ class RedirectRelay:
             if not piece:
                 return None
             data += piece
+            self._listener.heard(sock, whole=False)
             if len(data) <= HEAD_LARGEST and b'\r\n\r\n' not in data[-len(piece) - 3:]:
                 continue
             try:
@@ -4690,6 +4865,7 @@ class RedirectRelay:
                 sock.sendall(page('Not understood', f'{error}.', status=400))
                 return None
             if request:
+                self._listener.heard(sock, whole=True)
                 return request
         return None
 
@@ -4892,10 +5068,8 @@ class RedirectRelay:
         while time.monotonic() < deadline and (self._busy or self._expected()):
             time.sleep(0.02)
         self._closed = True
-        for sock, thread in self._listeners.values():
-            answers(sock)               # a connection wakes the thread that waits for one; closing the socket would not
-            thread.join(1.0)
-            sock.close()
+        if self._listener:
+            self._listener.close()
 
     def _expected(self):
         last = self._deliveries.get(self.follow)
@@ -4909,17 +5083,6 @@ class RedirectRelay:
     def delivering(self):
         """Whether a callback is on its way."""
         return any(delivery.once and not delivery.done.is_set() for delivery in list(self._deliveries.values()))
-
-
-def answers(listener):
-    """Whether a listening socket of this process still takes connections."""
-    try:
-        with socket.socket(listener.family, socket.SOCK_STREAM) as probe:
-            probe.settimeout(0.5)
-            probe.connect(listener.getsockname()[:2])
-            return True
-    except OSError:
-        return False
 
 
 # == 9. Sign-in ========================================================================================================

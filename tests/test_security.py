@@ -4,8 +4,11 @@ The server here is the embedded one; what it says and does is what a hostile one
 """
 
 import contextlib
+import errno
 import json
+import os
 import re
+import selectors
 import shutil
 import socket
 import stat
@@ -13,13 +16,16 @@ import subprocess
 import sys
 import threading
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import embedded
 import pytest
+from embedded import free_port
 from harness import PATIENCE, SCRIPT, Browser, Script
-from pathlib import Path
 from test_login import auth_file, codex_login, eventually, failure, forget_keys, listening
 from test_phones import NO, YES, pairing_with, pythonista  # noqa: F401 (a fixture is used by its name)
+from test_tunnels import echo, say  # noqa: F401 (a fixture)
 from tools.soak import Witness
 
 # --- Who asked ----------------------------------------------------------------------------------------------
@@ -664,6 +670,193 @@ def test_finish_takes_no_address_with_dots_for_the_login_that_waits(run, server)
         assert 'belongs to no login' in failure(second, kind='redirect')['message']
     first.interrupt()
     assert first.wait() == 130
+
+
+needs_proc = pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason="counts in Linux's /proc")
+FEW_DESCRIPTORS = ('sh', '-c', 'ulimit -n 256; exec "$@"', 'sh')
+
+
+def descriptors(script):
+    return len(os.listdir(f'/proc/{script.process.pid}/fd'))
+
+
+def threads(script):
+    return len(os.listdir(f'/proc/{script.process.pid}/task'))
+
+
+@contextlib.contextmanager
+def idle_connections(port, count):
+    """Connections that say nothing."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(('127.0.0.1', port), PATIENCE)) for _ in range(count)]
+
+
+def in_background(function, *arguments):
+    """Do something while the test goes on; returns what waits for its result."""
+    return ThreadPoolExecutor(1).submit(function, *arguments).result
+
+
+@needs_proc
+@pytest.mark.parametrize('says', [b'', b'GET /auth/callback?code=evil HTTP/1.1\r\n'])
+def test_three_hundred_connections_that_ask_for_nothing_do_not_keep_the_redirect_out(run, server, says):
+    script = run(enter=FEW_DESCRIPTORS)
+    browser = Browser(script.wait_for('sign-in')['url'])
+    script.wait_for('opened')
+    before = descriptors(script), threads(script)
+    with idle_connections(server.announced_port, 300) as idle:
+        for sock in idle:
+            with contextlib.suppress(OSError):      # it was dropped for those that came later
+                sock.sendall(says)
+        assert browser.favicon().status == 204
+        assert descriptors(script) <= before[0] + 64 + 1 and threads(script) <= before[1] + 64 + 2
+        assert browser.sign_in().status == 200
+    assert script.wait() == 0 and 'Traceback' not in script.stderr
+
+
+def test_the_redirect_is_served_again_when_those_that_asked_have_left(run, server):
+    # Each has asked, and does not read its answer: nobody can be dropped for another.
+    script = run(enter=FEW_DESCRIPTORS)
+    browser = Browser(script.wait_for('sign-in')['url'])
+    with idle_connections(server.announced_port, 300) as idle:
+        for sock in idle:
+            with contextlib.suppress(OSError):
+                sock.sendall(b'GET /favicon.ico HTTP/1.1\r\nHost: localhost:%d\r\n\r\n' % server.announced_port)
+        assert browser.sign_in().status == 200
+    assert script.wait() == 0
+
+
+def say_by_socks(port, target, words):
+    """What comes back through a SOCKS 5 proxy."""
+    with socket.create_connection(('127.0.0.1', port), PATIENCE) as sock:
+        sock.sendall(b'\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01' + target.to_bytes(2, 'big') + words)
+        sock.shutdown(socket.SHUT_WR)
+        return b''.join(iter(lambda: sock.recv(65536), b''))[12:]
+
+
+@needs_proc
+@pytest.mark.parametrize('mode', ['L', 'D'])
+def test_three_hundred_idle_connections_do_not_end_a_tunnel(run, server, echo, mode):
+    script = run('-N', f'-{mode}', f'0:127.0.0.1:{echo}' if mode == 'L' else '0', enter=FEW_DESCRIPTORS)
+    port, words = script.wait_for('listening', mode='L' if mode == 'L' else 'D')['port'], bytes(range(256)) * 200
+    ask = (lambda: say(port, words)) if mode == 'L' else (lambda: say_by_socks(port, echo, words))
+    assert ask() == words
+    before = descriptors(script), threads(script)
+    with idle_connections(port, 300):
+        assert eventually(lambda: descriptors(script) >= before[0] + 100)
+        waiting = in_background(ask)
+        server.cut()            # to connect again takes a descriptor, too
+        script.wait_for('reconnected')
+        assert descriptors(script) <= before[0] + 128 + 2 and threads(script) <= before[1] + 2 * 128 + 6
+    assert waiting(PATIENCE) == words and ask() == words
+    script.interrupt()
+    assert script.wait() == 130 and 'Traceback' not in script.stderr
+
+
+@needs_proc
+def test_a_server_cannot_open_more_connections_than_this_device_takes(run, server, echo):
+    back = free_port()
+    script = run('-N', '-R', f'{back}:127.0.0.1:{echo}', enter=FEW_DESCRIPTORS)
+    script.wait_for('listening', mode='R')
+    words = bytes(range(256)) * 200
+    assert say(back, words) == words
+    before = descriptors(script), threads(script)
+    with idle_connections(back, 300) as idle:
+        with selectors.DefaultSelector() as selector:
+            for sock in idle:
+                selector.register(sock, selectors.EVENT_READ)
+            # What is over the limit is closed; the others are held.
+            assert eventually(lambda: len(selector.select(0.1)) == 300 - 128, PATIENCE)
+        assert descriptors(script) <= before[0] + 128 and threads(script) <= before[1] + 2 * 128 + 2
+        assert script.stderr.count('at once') == 1
+    assert eventually(lambda: say(back, words) == words)
+    script.interrupt()
+    assert script.wait() == 130 and 'Traceback' not in script.stderr
+
+
+@pytest.fixture
+def door():
+    """Opens a Listener whose visitors hear `hi`; with what it told."""
+    with contextlib.ExitStack() as stack:
+        def open(**how):
+            told = []
+            listener = codex_login.Listener(lambda sock, *_: sock.sendall(b'hi'), 10,
+                                            lambda event, *_: told.append(event), **how)
+            stack.callback(listener.close)
+            (_, port), = listener.open('127.0.0.1', 0)
+            return listener, port, told
+        yield open
+
+
+def greeting(port):
+    with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', port), PATIENCE) as sock:
+        return sock.recv(2)
+
+
+def first_listening_socket(monkeypatch, make, count=1):
+    """Have the first `count` listening sockets made by `make(socket)`; those that come after are as they are."""
+    real, left = codex_login._listener, [make] * count
+    monkeypatch.setattr(codex_login, '_listener', lambda *where: (left.pop() if left else lambda sock: sock)(real(*where)))
+
+
+@pytest.mark.parametrize('error', [errno.EAGAIN, errno.ECONNABORTED])
+def test_a_listener_that_has_nobody_though_it_says_so_is_dead_and_bound_again(door, monkeypatch, error):
+    tries = []
+
+    class Spinning(socket.socket):
+        def accept(self):
+            tries.append(error)
+            raise OSError(error, 'nobody is there')
+    first_listening_socket(monkeypatch, lambda sock: Spinning(fileno=sock.detach()))
+    _, port, told = door()
+    assert eventually(lambda: greeting(port) == b'hi')
+    assert len(tries) == 8 and told == []
+
+
+@pytest.mark.parametrize('error', [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_a_lack_of_descriptors_is_waited_out(door, monkeypatch, error):
+    tries = []
+
+    class Lacking(socket.socket):
+        def accept(self):
+            tries.append(error)
+            if len(tries) < 4:
+                raise OSError(error, 'not now')
+            return super().accept()
+    first_listening_socket(monkeypatch, lambda sock: Lacking(fileno=sock.detach()))
+    monkeypatch.setattr(codex_login.Listener, 'SHORTAGE', 0.01)
+    _, port, told = door()
+    assert greeting(port) == b'hi' and len(tries) == 4 and told == []
+
+
+def test_a_listener_notices_its_death_without_being_woken(door, monkeypatch):
+    deaf = [True]
+
+    class Deaf(selectors.DefaultSelector):
+        def select(self, timeout=None):
+            return [ready for ready in super().select(min(timeout, 0.02)) if not (deaf and ready[0].data)]
+    monkeypatch.setattr(codex_login.selectors, 'DefaultSelector', Deaf)
+    listener, port, told = door(tick=0.02)
+    held = listener._ports[0]
+    first = held.sock
+    first.shutdown(socket.SHUT_RDWR)
+    assert eventually(lambda: held.sock is not first)
+    deaf.clear()
+    assert greeting(port) == b'hi' and told == []
+
+
+def test_a_port_that_cannot_be_had_again_at_once_is_said_once_and_had_again_later(door, monkeypatch):
+    real, refused = codex_login._listener, []
+    listener, port, told = door()
+    monkeypatch.setattr(codex_login.Listener, 'RETRY', 0.01)
+
+    def taken(*where):
+        if len(refused) == 5:
+            return real(*where)
+        refused.append(where)
+        raise OSError(errno.EADDRINUSE, 'somebody has it')
+    monkeypatch.setattr(codex_login, '_listener', taken)
+    listener._ports[0].sock.shutdown(socket.SHUT_RDWR)
+    assert eventually(lambda: greeting(port) == b'hi') and told == ['lost', 'back']
 
 
 # --- Other people on the server -----------------------------------------------------------------------------
