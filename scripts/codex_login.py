@@ -5299,12 +5299,21 @@ class Login:
     def _start(self, again, also=''):
         """Start the program; again where the connection was lost meanwhile: what nobody has seen start is ended there."""
         while True:
-            try:
+            with self._another_try():
                 return self._remote.start(again, also)
-            except Problem as problem:
-                if problem.kind != 'link' or time.monotonic() > self._deadline:
-                    raise
-                self._forget_program()
+            self._forget_program()
+
+    @contextlib.contextmanager
+    def _another_try(self):
+        """Passes over a lost connection, until the login's time is over."""
+        try:
+            yield
+        except Problem as problem:
+            if problem.kind != 'link':
+                raise
+            if time.monotonic() > self._deadline:
+                raise Problem('timeout', f'{problem.message} It was tried again for {self._options.timeout} s.',
+                              'Check that this device is online, and start again.', TIMED_OUT) from None
 
     def _go_on(self, redirect):
         """Find the program of a saved session again; whether it is there."""
@@ -5328,11 +5337,8 @@ class Login:
 
     def _find(self, session):
         while True:
-            try:
+            with self._another_try():
                 return self._remote.find(session.folder, session.mark)
-            except Problem as problem:
-                if problem.kind != 'link' or time.monotonic() > self._deadline:
-                    raise
 
     def _start_anew(self, _):
         self._forget_program()

@@ -981,6 +981,15 @@ def test_what_a_server_does_not_answer_ends_with_pythonistas_old_paramiko_too(py
     assert UNANSWERED[day] in said(script)
 
 
+@pytest.mark.parametrize('day', ['silent at session', 'silent at exec', 'reset at exec', 'ends at session'])
+def test_a_server_that_falls_silent_or_leaves_each_time_is_tried_again_until_the_time_is_over(run_hurried, server, day):
+    server.bad_day = day
+    script = run_hurried('--timeout', '3', '-o', 'ConnectTimeout=2')
+    error = failure(script, status=124)
+    assert "127.0.0.1 did not start 'sh'" in error['message'] and 'tried again for 3 s' in error['message'] and error['hint']
+    assert server.count[day]
+
+
 def test_a_tunnel_that_a_server_never_confirms_does_not_keep_a_login_waiting(run_hurried, server):
     server.bad_day = 'unanswered at listening'
     script = run_hurried('-R', '0:127.0.0.1:9')
