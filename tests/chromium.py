@@ -25,6 +25,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from waiting import PATIENCE, eventually
+
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 FLAGS = (
     '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--disable-quic',
@@ -35,7 +37,6 @@ FLAGS = (
     '--disable-auto-reload',
     '--remote-debugging-pipe',
 )
-PATIENCE = 20
 
 
 class BrowserTimeout(AssertionError):
@@ -246,12 +247,11 @@ class Tab:
         return answer['result'].get('value')
 
     def _until(self, look: Callable, timeout: float, complaint: str):
-        deadline = time.monotonic() + timeout
-        while (found := look()) is None:
-            if time.monotonic() > deadline:
-                raise BrowserTimeout(f'{complaint} in {timeout} s; {self.url()} shows:\n{self.text()}')
-            time.sleep(0.05)
-        return found
+        found = []
+        eventually(lambda: found.append(look()) or found[-1] is None, timeout)
+        if found[-1] is None:
+            raise BrowserTimeout(f'{complaint} in {timeout} s; {self.url()} shows:\n{self.text()}')
+        return found[-1]
 
 
 class BrowserShim:

@@ -45,11 +45,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import weakref
 
 import forkserver
 import paramiko
+from waiting import PATIENCE, eventually
 import strict
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -137,14 +137,6 @@ def end_marked_processes(mark):
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-
-
-def eventually(question, patience=5.0):
-    """Ask until the answer is empty or patience is over; the last answer."""
-    deadline = time.monotonic() + patience
-    while (answer := question()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return answer
 
 
 def _start(target, *args):
@@ -372,7 +364,7 @@ class _Session:
     def judge(self, method, username, proof):
         """Whether it is right: a password, a key, or that the answers were."""
         self.count[method] += 1
-        time.sleep(self.server.auth_delay)
+        self.server.over.wait(self.server.auth_delay)
         right = {'password': lambda: proof == self.server.password,
                  'publickey': lambda: proof.get_base64() in self.server.authorized_keys(),
                  'keyboard-interactive': lambda: proof}[method]()
@@ -558,6 +550,7 @@ class EmbeddedServer:
         self._may_go_on = threading.Event()
         self._sessions = weakref.WeakSet()
         self.environment = {}                   # added to what each command gets
+        self.over = threading.Event()
         self.mark = secrets.token_hex(8)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix='embedded-'))
         self.home, self.tmp, self.bin = (self.folder / name for name in ('home', 'tmp', 'bin'))
@@ -583,6 +576,7 @@ class EmbeddedServer:
 
     def stop(self):
         """Close everything, end every command's processes, remove the home."""
+        self.over.set()
         self._front.close()
         end_marked_processes(self.mark)
         eventually(lambda: marked_processes(self.mark))
@@ -695,7 +689,7 @@ class EmbeddedServer:
 
     # What is left
 
-    def leftovers(self, patience=5.0):
+    def leftovers(self, patience=PATIENCE):
         """Processes and temporary files that its commands left; those that are just ending get patience."""
         return eventually(self._left_now, patience)
 

@@ -28,12 +28,13 @@ import urllib.parse
 
 import embedded
 import forkserver
+import waiting
+from waiting import PATIENCE
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / 'scripts' / 'codex_login.py'
-PATIENCE = 20.0
 
 # Opening a terminal makes it a session leader's controlling one: a password prompt finds it at /dev/tty.
 ON_TERMINAL = """
@@ -283,9 +284,11 @@ class Script:
     def stop(self):
         """Freeze it, as iOS does."""
         os.kill(self.process.pid, signal.SIGSTOP)
+        self._stopped = time.monotonic()
 
-    def resume(self):
-        """Wake it up."""
+    def resume(self, after=0.0):
+        """Wake it up, once it has been frozen for so many seconds."""
+        waiting.let_pass(self._stopped, after)
         os.kill(self.process.pid, signal.SIGCONT)
 
     def interrupt(self):
@@ -320,7 +323,7 @@ class Script:
             os.close(self._master)
             self._master = None
 
-    def leftovers(self, patience=5.0):
+    def leftovers(self, patience=PATIENCE):
         """Processes it left behind."""
         processes = embedded.eventually(lambda: embedded.marked_processes(self.mark), patience)
         return [f'process {pid}: {command}' for pid, command in processes.items()]

@@ -25,13 +25,13 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import chromium
 from issuer import NAME as ISSUER_NAME
 from issuer import Issuer
+from waiting import PATIENCE, eventually
 
 USER = 'kim'
 SERVER_NAME = 'server.test'
@@ -63,7 +63,6 @@ CODEX_CACHE = Path.home() / '.cache/codex-login-tests/npm'
 SERVER_BIN = '/home/software/bin'
 SYSTEM_PATH = '/usr/local/bin:/usr/bin:/bin'
 ACCOUNT_ID = 1000
-PATIENCE = 15
 
 
 class LabError(Exception):
@@ -374,14 +373,14 @@ class Lab:
         """Everything a finished login should have taken away, in words; an empty list is what a test wants.
 
         What is just ending gets `patience` seconds for it."""
-        return _settled(lambda: [f'process {line}' for line in self.server_processes()]
+        return eventually(lambda: [f'process {line}' for line in self.server_processes()]
                         + [f'file /tmp/{name}' for name in self.temp_leftovers()]
                         + [f'listener on {port}' for port in self.listeners('server') if port != self.port],
                         patience)
 
     def phone_leftovers(self, patience: float = 5) -> list[str]:
         """The same for the phone; close the browser first."""
-        return _settled(lambda: [f'process {line}' for line in self.phone_processes()]
+        return eventually(lambda: [f'process {line}' for line in self.phone_processes()]
                         + [f'file {name}' for name in sorted(os.listdir(self.phone_tmp))]
                         + [f'listener on {port}' for port in self.listeners('phone')], patience)
 
@@ -446,11 +445,9 @@ class Lab:
             self._sshd = subprocess.Popen(
                 [*self._as_sshd, tool('sshd'), '-D', '-e', '-f', '/run/lab/sshd_config'],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_tool_environment())
-        deadline = time.monotonic() + PATIENCE
-        while self.port not in self.listeners('server'):
-            if self._sshd.poll() is not None or time.monotonic() > deadline:
-                raise LabError(f'sshd did not start: {self.sshd_log()}')
-            time.sleep(0.02)
+        eventually(lambda: self._sshd.poll() is None and self.port not in self.listeners('server'), PATIENCE)
+        if self.port not in self.listeners('server'):
+            raise LabError(f'sshd did not start: {self.sshd_log()}')
 
     def reboot_server(self) -> None:
         """Everything at the server ends, its /tmp is emptied, and sshd is back with the same host keys."""
@@ -655,11 +652,8 @@ class Lab:
         if not pids:
             return
         self._server.run(f'kill -9 {shlex.join(map(str, pids))} || true')
-        deadline = time.monotonic() + PATIENCE
-        while {pid for pid, _ in self._server_pids()} & set(pids):
-            if time.monotonic() > deadline:
-                raise LabError(f'processes {pids} of the server do not end')
-            time.sleep(0.01)
+        if eventually(lambda: {pid for pid, _ in self._server_pids()} & set(pids), PATIENCE):
+            raise LabError(f'processes {pids} of the server do not end')
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -700,14 +694,6 @@ def _openssh_version() -> tuple[int, int]:
     said = subprocess.run(['ssh', '-V'], capture_output=True, text=True).stderr
     found = re.search(r'OpenSSH_(\d+)\.(\d+)', said)
     return (int(found[1]), int(found[2])) if found else (0, 0)
-
-
-def _settled(look: Callable[[], list[str]], patience: float) -> list[str]:
-    """What `look` still finds when it finds nothing more, or `patience` seconds have passed."""
-    deadline = time.monotonic() + patience
-    while (found := look()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
 
 
 def _password_hash(password: str) -> str:

@@ -293,7 +293,7 @@ class Request(http.server.BaseHTTPRequestHandler):
         if exchange == 'refused' or code.startswith('bad') or code in self.server.codes:
             return self.fail('Token exchange failed: token endpoint returned status 403 Forbidden')
         self.server.codes.add(code)
-        time.sleep(float(exchange))
+        self.server.ended.wait(float(exchange))
         id_token = save_tokens()
         if self.server.codex:
             self.answer(302, b'', Location=f'http://localhost:{self.server.port}/success?id_token={id_token}')
@@ -354,7 +354,7 @@ def show(login, address):
         return say(text)
     for start in range(0, len(text), 70):
         say(text[start:start + 70])
-        time.sleep(0.02)
+        login.ended.wait(0.02)
 
 
 def login(name):

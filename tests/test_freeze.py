@@ -18,7 +18,8 @@ import pytest
 
 import embedded
 from harness import Script
-from tools.soak import LOST, Person, Witness
+from waiting import let_pass, until
+from witness import LOST, Person, Witness
 
 FROZEN = 4.2
 """Seconds of sleep that no clock check can miss."""
@@ -114,8 +115,7 @@ def test_safari_comes_back_after_the_app_was_frozen(run, server, witness, link):
     if link == 'cut':
         server.cut()
     waiting = person.in_background(person.sign_in)
-    time.sleep(FROZEN)
-    script.resume()
+    script.resume(after=FROZEN)
     assert_signed_in(script, waiting(), server, witness)
     assert 'suspended' in names(script)
     assert ('reconnected' in names(script)) == (link == 'cut')
@@ -128,8 +128,7 @@ def test_the_app_is_frozen_before_the_address_was_opened(run, server, witness, l
     script.stop()
     if link == 'cut':
         server.cut()
-    time.sleep(NAP)
-    script.resume()
+    script.resume(after=NAP)
     person = opened(script)
     assert_signed_in(script, person.sign_in(), server, witness)
 
@@ -142,9 +141,8 @@ def test_the_app_is_frozen_during_the_token_exchange(run, server, witness, link)
     frozen = freeze_at(witness, 'callback arriving', script, *([server.cut] if link == 'cut' else []))
     waiting = person.in_background(person.see_it_through, person.redirect())
     assert frozen(10)
-    time.sleep(2 + NAP)
-    assert signed_in(server)
-    script.resume()
+    until(lambda: signed_in(server))
+    script.resume(after=NAP)
     assert_signed_in(script, waiting(), server, witness)
 
 
@@ -155,8 +153,7 @@ def test_however_long_the_sleep_the_answer_that_waits_is_shown_at_once(run, serv
     frozen = freeze_at(witness, 'callback arriving', script)
     waiting = person.in_background(person.get, person.redirect())
     assert frozen(10)
-    time.sleep(10)
-    script.resume()
+    script.resume(after=10)
     turn = waiting()
     assert turn.status == 302, 'what was asleep for long did not wait for long'
     assert_signed_in(script, person.follow(turn.headers['Location']), server, witness)
@@ -202,8 +199,7 @@ def test_the_app_is_frozen_between_callback_and_success(run, server, witness, li
     if link == 'cut':
         server.cut()
     waiting = person.in_background(person.see_it_through, turn.headers['Location'])
-    time.sleep(NAP)
-    script.resume()
+    script.resume(after=NAP)
     assert_signed_in(script, waiting(), server, witness)
 
 
@@ -224,8 +220,7 @@ def test_three_freezes_in_a_row(run, server, witness):
         server.cut()
         if number == 2:
             waiting = person.in_background(person.sign_in)
-        time.sleep(FROZEN)
-        script.resume()
+        script.resume(after=FROZEN)
         if number < 2:
             script.wait_for('reconnected')
     assert_signed_in(script, waiting(), server, witness)
@@ -240,8 +235,7 @@ def test_a_browser_that_gave_up_has_left_the_redirect_here(run, server, witness)
     person.timeout = 0.5
     with pytest.raises(TimeoutError):
         person.sign_in()
-    time.sleep(NAP)
-    script.resume()
+    script.resume(after=NAP)
     assert script.wait() == 0
     assert signed_in(server) and len(witness.callbacks) == 1
 
@@ -257,8 +251,7 @@ def test_a_browser_that_asks_again_gets_the_answer_of_the_first(run, server, wit
     with pytest.raises(TimeoutError):
         impatient.get(address)
     waiting = [person.in_background(person.see_it_through, address) for _ in range(3)]
-    time.sleep(NAP)
-    script.resume()
+    script.resume(after=NAP)
     pages = [outcome() for outcome in waiting]
     assert all('Signed in' in page.text for page in pages)
     assert_signed_in(script, pages[0], server, witness)
@@ -272,8 +265,7 @@ def test_while_reconnecting_takes_long_the_browser_is_told_so_and_comes_back_by_
     server.cut()
     address = person.redirect()
     waiting = person.in_background(person.get, address)
-    time.sleep(NAP)
-    script.resume()
+    script.resume(after=NAP)
     page = waiting()
     assert page.status == 200 and 'http-equiv="refresh"' in page.text
     assert server.address in page.text and 'go back to the app' in page.text.lower()
@@ -288,9 +280,8 @@ def test_the_network_is_silent_at_wake_up(run, server, witness):
     script.stop()
     server.freeze()
     waiting = person.in_background(person.see_it_through, person.redirect())
-    time.sleep(NAP)
-    script.resume()
-    time.sleep(3)
+    script.resume(after=FROZEN)
+    until(lambda: server.connections > 1, 'the silence is noticed, and a new connection tried')
     server.thaw()
     assert_signed_in(script, waiting(), server, witness)
 
@@ -333,8 +324,7 @@ def test_ios_took_the_listener_away(run, server, witness, link):
     address = person.redirect()
     with pytest.raises(ConnectionRefusedError):
         person.get(address)
-    time.sleep(FROZEN)
-    script.resume()
+    script.resume(after=FROZEN)
     assert_signed_in(script, person.see_it_through(address), server, witness)
 
 
@@ -382,7 +372,7 @@ def test_killed_during_the_token_exchange_the_reloaded_redirect_is_not_delivered
     address = person.redirect()
     person.in_background(person.get, address)
     assert arrived.wait(10)
-    time.sleep(0.2)
+    until(lambda: witness.callbacks)
     first.kill()
     second = run()
     person.in_background(person.see_it_through, address)
@@ -408,9 +398,8 @@ def test_a_second_start_beside_a_frozen_one_does_not_end_the_login(run, server, 
     person = opened(first)
     first.stop()
     second = run()
-    second.wait_for('connected')
-    time.sleep(NAP)
-    first.resume()
+    assert second.wait() == 255 and error(second)['kind'] == 'listen'
+    first.resume(after=NAP)
     page = person.sign_in()
     assert page.status == 200 and 'Signed in' in page.text
     assert first.wait() == 0
@@ -506,7 +495,7 @@ def test_finish_with_a_callback_delivered_already_completes_the_login(run, serve
         arrived = witness.at('callback arriving', lambda: None)
         person.in_background(person.get, address)
         assert arrived.wait(10)
-        time.sleep(0.2)
+        until(lambda: witness.callbacks)
     first.kill()
     second = finish(run, address)
     assert second.wait() == 0
@@ -643,8 +632,7 @@ def test_the_server_was_rebooted_and_the_login_is_gone(run, server, keeps_tmp):
     opened(script)
     script.stop()
     reboot(server, keeps_tmp)
-    time.sleep(NAP)
-    script.resume()
+    script.resume(after=NAP)
     assert script.wait() == 255
     assert error(script)['kind'] == 'gone'
     assert not saved_sessions(run.home)
@@ -666,8 +654,7 @@ def test_rebooted_a_person_is_offered_a_new_login(run, server, witness, answer):
     script, old = on_terminal(run)
     script.stop()
     reboot(server)
-    time.sleep(NAP)
-    script.resume()
+    script.resume(after=NAP)
     script.wait_for_text('no longer there')
     script.answer('Start a new one', answer)
     if answer == 'no':
@@ -703,9 +690,8 @@ def test_waiting_takes_next_to_no_cpu(run):
     script = run()
     opened(script)
     pid = script.process.pid
-    time.sleep(1)
     seconds, wakes = spent()
-    time.sleep(5)
+    let_pass(time.monotonic(), 5)
     more_seconds, more_wakes = spent()
     assert more_seconds - seconds < 0.5
     # One a second for the link, and one for each of two listeners, with room to spare.

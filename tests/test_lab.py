@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
 import lab as laboratory
 from chromium import BrowserShim
 from lab import SHELLS, SILENT_ADDRESS, STARTUP_FILES, Lab
+from waiting import PATIENCE, comes, until
 
 
 @pytest.fixture
@@ -50,14 +50,6 @@ def start_login(lab, *forward, command='BROWSER=true codex login'):
     pytest.fail(f'no address was shown: {shown}')
 
 
-def until(condition, timeout=10):
-    """Wait for what has to come; false if it does not."""
-    deadline = time.monotonic() + timeout
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
 # -- what works is real -------------------------------------------------------------------------------------
 
 def test_the_known_cure_signs_the_real_codex_in(lab):
@@ -69,7 +61,7 @@ def test_the_known_cure_signs_the_real_codex_in(lab):
         tab.click('#continue')
         assert 'You may now close this page' in tab.wait_for_text('Signed in to Codex')
         assert tab.url().startswith('http://127.0.0.1:1455/success')
-    assert 'Successfully logged in' in process.communicate(timeout=20)[0]
+    assert 'Successfully logged in' in process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0
     assert lab.auth_json()['tokens']['refresh_token']
     assert (lab.codex_home / 'auth.json').stat().st_mode & 0o777 == 0o600
@@ -248,12 +240,12 @@ def test_a_frozen_tunnel_holds_the_browser_until_it_wakes(lab):
         tab.open(address)
         tab.click('#continue')
         assert until(tab.waiting_for)
-        assert not until(lambda: tab.waiting_for() is None, timeout=2)
+        assert not comes(lambda: tab.waiting_for() is None, 2)
         assert tab.waiting_for().startswith('http://127.0.0.1:1455/auth/callback?code=')
         assert lab.issuer.requests('/oauth/token') == []
         os.kill(tunnel.pid, signal.SIGCONT)
         tab.wait_for_text('Signed in to Codex')
-    assert 'Successfully logged in' in login.communicate(timeout=20)[0]
+    assert 'Successfully logged in' in login.communicate(timeout=PATIENCE)[0]
 
 
 def test_a_phone_that_changed_networks_gets_new_connections_only(lab):
@@ -265,7 +257,7 @@ def test_a_phone_that_changed_networks_gets_new_connections_only(lab):
     lab.roam()
     new = lab.phone_run(lab.ssh(lab.host, 'echo $SSH_CONNECTION', key=key))
     assert new.stdout.startswith(laboratory.ROAMING_ADDRESS)
-    assert old.wait(20) == 255
+    assert old.wait(PATIENCE) == 255
 
 
 def test_a_stopped_sshd_refuses_and_a_filtered_port_is_silent(lab):
@@ -303,7 +295,7 @@ def page_after_sign_in(lab, **settings):
         tab.open(address)
         tab.click('#continue')
         page = tab.wait_for_text('could not be completed')
-    return page, process.communicate(timeout=20)[0], process.returncode
+    return page, process.communicate(timeout=PATIENCE)[0], process.returncode
 
 
 def test_a_refused_token_exchange_fails_the_login(lab):
@@ -339,6 +331,6 @@ def test_a_redirect_delivered_twice_shows_at_the_issuer(lab):
     deliver = 'exec 3<>/dev/tcp/127.0.0.1/1455; printf "GET $target HTTP/1.0\\r\\n\\r\\n" >&3; head -n 1 <&3'
     answers = [lab.server_run(['bash', '-c', deliver], env={'target': target}).stdout for _ in range(2)]
     assert [answer.split()[1] for answer in answers] == ['302', '200']
-    assert 'code unknown or used before' in login.communicate(timeout=20)[0]
+    assert 'code unknown or used before' in login.communicate(timeout=PATIENCE)[0]
     assert [request['status'] for request in lab.issuer.requests('/oauth/token')
             if request['form']['grant_type'] == 'authorization_code'] == [200, 400]

@@ -137,7 +137,7 @@ def test_a_shell_leaves_a_bare_link_as_it_is(shell, tmp_path):
     if not shutil.which(shell):
         pytest.skip(f'{shell} is missing: apt install {shell}')
     printed = subprocess.run([shell, '-c', f'echo {LINK}'], env={**os.environ, 'HOME': str(tmp_path)},
-                             cwd=tmp_path, capture_output=True, text=True, timeout=20)
+                             cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert printed.stdout.rstrip('\n') == LINK
 
 
@@ -386,7 +386,7 @@ def test_ssh_itself_sees_the_new_server_and_the_others_as_before(tmp_path):
         file = tmp_path / 'config'
         file.write_bytes(text.encode())
         command = ['ssh', '-G', '-F', file, name]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     for _ in range(40):
         lines = [setting() for _ in range(chance.choice([0, 0, 2]))]

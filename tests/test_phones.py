@@ -10,12 +10,12 @@ import json
 import os
 import re
 import shlex
+import select
 import shutil
 import socket
 import stat
 import subprocess
 import sys
-import time
 from urllib.parse import unquote
 
 import pytest
@@ -24,6 +24,7 @@ from conftest import PASSED
 from embedded import eventually, fingerprint
 from harness import PATIENCE, ROOT, Browser, Home, Script
 from standins import CANCEL
+from waiting import until
 
 APPS = {
     'a-Shell': standins.a_shell,
@@ -121,11 +122,8 @@ class Handset:
 
     def sign_in_page(self, script):
         """The address that Safari was sent to by the script started last, once it was."""
-        deadline = time.monotonic() + PATIENCE
-        while len(self.phone.called(self.opener)) == self.opened_before:
-            assert script.process.poll() is None, script.report()
-            assert time.monotonic() < deadline, script.report()
-            time.sleep(0.02)
+        eventually(lambda: script.process.poll() is None and len(self.phone.called(self.opener)) == self.opened_before)
+        assert len(self.phone.called(self.opener)) > self.opened_before, script.report()
         return re.sub('^safari-https', 'https', self.phone.called(self.opener)[-1]['args'][0])
 
     def sign_in(self, *words, **how):
@@ -682,8 +680,7 @@ def asleep_while_signing_in(handset):
     browser = Browser(handset.sign_in_page(script))
     script.stop()
     page = browser.in_background(browser.sign_in)
-    time.sleep(NOTICED)
-    script.resume()
+    script.resume(after=NOTICED)
     assert page().status == 200 and script.wait() == 0
 
 
@@ -943,7 +940,7 @@ def silent_port():
             waiting.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 waiting.connect(listener.getsockname())
-        time.sleep(0.1)
+            select.select([], [waiting], [], 0.1)       # the first is let in, the others wait in vain
         yield listener.getsockname()[1]
 
 
@@ -1050,4 +1047,4 @@ def test_the_shortcuts_recipe_gets_events_where_it_asks_for_json(ashell, server)
 
 def wait_until(question):
     """Wait until the answer is true."""
-    assert not eventually(lambda: not question(), PATIENCE), 'it did not happen in time'
+    until(question)

@@ -33,7 +33,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import typing
 import urllib.parse
 import xml.etree.ElementTree
@@ -47,6 +46,7 @@ from embedded import EmbeddedServer, fingerprint, free_port
 from harness import PATIENCE, ROOT, SCRIPT, Browser, Home, Script
 from test_pair_phone import ED25519, pair_phone, parse
 from tools import record_demo
+from waiting import until
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 RAW_FILE = 'https://raw.githubusercontent.com/YOU/REPOSITORY/main/scripts/codex_login.py'
@@ -77,15 +77,6 @@ def blocks(kind, pattern=''):
     chosen = [block for block in BLOCKS if block.kind == kind and re.search(pattern, block.text)]
     CLAIMED.update(chosen)
     return pytest.mark.parametrize('block', chosen, ids=[block.text.strip()[-60:] for block in chosen])
-
-
-def eventually(question, complaint):
-    """The first answer that says something."""
-    deadline = time.monotonic() + PATIENCE
-    while not (answer := question()):
-        assert time.monotonic() < deadline, complaint
-        time.sleep(0.02)
-    return answer
 
 
 # --- The stage ----------------------------------------------------------------------------------------------
@@ -133,14 +124,15 @@ class Computer:
     def run(self, text, limit=PATIENCE, **environment):
         """Run them to the end; their standard output. They have to succeed."""
         script = self.start(text, **environment)
-        deadline, seen = time.monotonic() + limit, set(self.home.opened)
-        while script.process.poll() is None:
-            assert time.monotonic() < deadline, script.report()
+        seen = set(self.home.opened)
+
+        def ended():
             pages = {*self.home.opened, *re.findall(r'^https?://\S+$', script.stdout, re.MULTILINE)}
             for page in {page for page in pages - seen if Browser(page).redirect_uri}:
                 assert Browser(page).sign_in().status == 200
-            seen |= pages
-            time.sleep(0.02)
+            seen.update(pages)
+            return script.process.poll() is not None
+        until(ended, 'the end of the commands', limit)
         assert script.wait() == 0, script.report()
         return script.stdout
 
@@ -260,7 +252,7 @@ def test_finish_takes_the_copied_address(block, computer):
     clipboard = computer.home.folder / 'clipboard'
     computer.tool('xclip', f'case "$*" in *-o*) cat "{clipboard}";; *) cat > "{clipboard}";; esac')
     login = computer.start('exec python3 scripts/codex_login.py you@server', DISPLAY=':99')
-    page, = eventually(lambda: computer.home.opened, 'no page was opened')
+    page, = until(lambda: computer.home.opened, 'no page was opened')
     login.kill()
     clipboard.write_text(Browser(page).redirect())
     computer.run(block.text, DISPLAY=':99')
@@ -294,7 +286,7 @@ def with_free_ports(text, **fixed):
 def test_a_port_here_leads_to_the_servers_side(block, computer, page_port):
     text, ports = with_free_ports(block.text, port_8000=page_port)
     tunnel = computer.start('exec ' + text)
-    eventually(lambda: 'Tunnels are open' in tunnel.stderr, tunnel.report())
+    until(lambda: 'Tunnels are open' in tunnel.stderr, tunnel.report())
     assert 'behind the tunnel' in get(f'http://localhost:{ports["8080"]}/')
 
 
@@ -302,7 +294,7 @@ def test_a_port_here_leads_to_the_servers_side(block, computer, page_port):
 def test_a_port_at_the_server_leads_here(block, computer, page_port):
     text, ports = with_free_ports(block.text, port_8001=page_port)
     tunnel = computer.start('exec ' + text)
-    eventually(lambda: 'Tunnels are open' in tunnel.stderr, tunnel.report())
+    until(lambda: 'Tunnels are open' in tunnel.stderr, tunnel.report())
     assert 'behind the tunnel' in get(f'http://127.0.0.1:{ports["9000"]}/')
 
 
@@ -315,7 +307,7 @@ def test_a_page_of_the_servers_network_is_read_through_the_proxy(block, computer
     proxy = BLOCKS[BLOCKS.index(block) - 1]
     CLAIMED.add(proxy)
     tunnel = computer.start('exec ' + proxy.text.replace('1080', str(port)))
-    eventually(lambda: 'Tunnels are open' in tunnel.stderr, tunnel.report())
+    until(lambda: 'Tunnels are open' in tunnel.stderr, tunnel.report())
     assert 'behind the tunnel' in computer.run(block.text.replace('1080', str(port)))
 
 

@@ -11,6 +11,7 @@ import pytest
 import lab as laboratory
 from harness import Home, SCRIPT, Script
 from test_freeze import FROZEN, names, saved_sessions, take_listeners_away
+from waiting import let_pass, until
 
 LONG = 60
 """Patience with Chromium and codex on a busy machine."""
@@ -101,14 +102,6 @@ def phone():
             script.close()
 
 
-def until(condition, timeout=15):
-    """Wait for what has to come."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, 'it never came'
-        time.sleep(0.02)
-
-
 # --- Frozen -------------------------------------------------------------------------------------------------
 
 @on_every_link
@@ -119,8 +112,7 @@ def test_chromium_comes_back_after_the_app_was_frozen(phone, link):
     if link == 'cut':
         assert phone.lab.cut() == 1
     phone.sign_in(address)
-    time.sleep(FROZEN)
-    script.resume()
+    script.resume(after=FROZEN)
     phone.assert_signed_in(script)
     assert 'suspended' in names(script)
     assert ('reconnected' in names(script)) == (link == 'cut')
@@ -133,8 +125,7 @@ def test_the_app_is_frozen_before_the_address_was_opened(phone, link):
     script.stop()
     if link == 'cut':
         phone.lab.cut()
-    time.sleep(FROZEN)
-    script.resume()
+    script.resume(after=FROZEN)
     phone.sign_in(phone.opened(script))
     phone.assert_signed_in(script)
 
@@ -149,8 +140,7 @@ def test_the_app_is_frozen_during_the_token_exchange(phone, link):
     if link == 'cut':
         phone.lab.cut()
     until(phone.lab.auth_json)
-    time.sleep(FROZEN)
-    script.resume()
+    script.resume(after=FROZEN)
     phone.assert_signed_in(script)
 
 
@@ -172,8 +162,7 @@ def test_the_app_is_frozen_between_callback_and_success(phone, link):
     if link == 'cut':
         phone.lab.cut()
     phone.tab.open(location)
-    time.sleep(FROZEN)
-    script.resume()
+    script.resume(after=FROZEN)
     phone.assert_signed_in(script)
 
 
@@ -183,10 +172,9 @@ def test_the_network_is_down_at_wake_up_and_back_after_ten_seconds(phone):
     script.stop()
     phone.lab.network_down()
     phone.sign_in(address)
-    time.sleep(FROZEN)
-    script.resume()
+    script.resume(after=FROZEN)
     phone.tab.wait_for_text('Go back to the app')
-    time.sleep(2)
+    let_pass(time.monotonic(), 2)       # the page has asked again in vain
     phone.lab.network_up()
     phone.assert_signed_in(script)
 
@@ -197,8 +185,7 @@ def test_the_phone_changed_to_another_network_while_the_app_was_frozen(phone):
     script.stop()
     phone.lab.roam()
     phone.sign_in(address)
-    time.sleep(FROZEN)
-    script.resume()
+    script.resume(after=FROZEN)
     phone.tab.wait_for_text('Signed in', LONG)
     assert script.wait(LONG) == 0
     assert phone.lab.auth_json() and phone.deliveries() == 1
@@ -215,8 +202,7 @@ def test_three_freezes_in_a_row(phone):
         phone.lab.cut()
         if number == 2:
             phone.sign_in(address)
-        time.sleep(FROZEN)
-        script.resume()
+        script.resume(after=FROZEN)
         if number < 2:
             script.wait_for('reconnected')
     phone.assert_signed_in(script)
@@ -230,8 +216,7 @@ def test_ios_took_the_listener_away(phone):
     phone.lab.cut()
     phone.sign_in(address)
     phone.tab.wait_for_text('ERR_CONNECTION_REFUSED')
-    time.sleep(FROZEN)
-    script.resume()
+    script.resume(after=FROZEN)
     script.wait_for('reconnected')
     until(lambda: 1455 in phone.lab.listeners('phone'))
     phone.tab.reload()
@@ -317,8 +302,7 @@ def test_the_server_was_rebooted_and_the_login_is_gone(phone):
     phone.opened(script)
     script.stop()
     phone.lab.reboot_server()
-    time.sleep(FROZEN)
-    script.resume()
+    script.resume(after=FROZEN)
     assert script.wait() == 255
     assert script.events[-2]['kind'] == 'gone'
     assert phone.lab.server_leftovers() == [] and not saved_sessions(phone.home)
@@ -357,12 +341,12 @@ print('open', flush=True)
 sys.stdin.readline()
 channel.sendall(b'too late')
 link.suspect()
-while channel.get_transport().is_active():
-    time.sleep(0.05)
+channel.get_transport().join(60)
 print('given up', flush=True)
 sys.stdin.readline()
 link.transport(60)
-time.sleep(8)
+connections = [line.split() for line in open('/proc/net/tcp').read().splitlines()[1:]]
+print([fields[4] for fields in connections if fields[2].endswith(f':{link.settings.port:04X}')], flush=True)
 """
 
 
@@ -382,6 +366,8 @@ def test_what_was_sent_into_a_dead_connection_never_arrives_after_it_was_given_u
     phone.lab.network_up()
     driver.stdin.write('\n')
     driver.stdin.flush()
+    # The connection made anew, and no other that the system would still send something for.
+    assert driver.stdout.readline().count(':') == 1
     assert driver.wait(LONG) == 0
     phone.lab.end_at_server('/node -e')
     assert server.stdout.read() == ''

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import sys
 
-import embedded
 import lab as laboratory
 import pytest
 from chromium import BrowserShim
-from harness import PATIENCE, SCRIPT, Script
+from harness import SCRIPT, Script
+from waiting import comes, until
 from lab import SERVER_ADDRESS_6, SERVER_BIN, SHELLS, SILENT_ADDRESS, STARTUP_FILES, SYSTEM_PATH, Lab
 
 CTRL_C = '\x03'
@@ -101,11 +101,6 @@ def make_phone(tmp_path, request):
 def phone(make_phone):
     """A phone that is let in at a server where codex is on every session's PATH."""
     return make_phone()
-
-
-def until(condition, patience=PATIENCE):
-    """Wait for what has to come; whether it did."""
-    return not embedded.eventually(lambda: not condition(), patience)
 
 
 def failure(script, status=255, **fields):
@@ -390,7 +385,7 @@ def test_ctrl_c_while_codex_is_being_looked_for(make_phone):
     assert failure(script, status=130, kind='cancelled')
     assert phone.left() == []
     # What was on its way when Ctrl-C came would have begun by now.
-    assert not until(lambda: codex_at_server(phone), patience=2)
+    assert not comes(lambda: codex_at_server(phone), 2)
 
 
 def test_ctrl_c_while_the_browser_is_out(phone):

@@ -14,6 +14,7 @@ import lab as laboratory
 import pytest
 import standins
 from conftest import PASSED
+from waiting import let_pass
 from harness import Home, Script
 from test_phones import (
     APPS, EXTENSION_MEMORY, MEASURED, NO, NOTICED, PASSWORD, handset_of, pairing_words, share_extension,
@@ -133,7 +134,7 @@ def test_safari_comes_back_after_the_app_was_frozen(cut, phone, tab, lab):
         assert lab.cut() == 1
     tab.click('#continue')
     wait_until(lambda: '/auth/callback' in (tab.waiting_for() or ''))
-    time.sleep(max(0, asleep + NOTICED - time.monotonic()))
+    let_pass(asleep, NOTICED)
     assert '/auth/callback' in tab.waiting_for(), 'the request is held, not refused'
     script.resume()
     assert signed_in(script, tab, lab)

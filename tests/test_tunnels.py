@@ -3,11 +3,10 @@
 import socket
 import socketserver
 import threading
-import time
 
 import pytest
 from embedded import EmbeddedServer, free_port
-from harness import Browser
+from harness import PATIENCE, Browser
 from relay import Relay
 
 
@@ -43,7 +42,7 @@ def far(server):
 
 def say(port, words=b'hello'):
     """What comes back through a port of this device."""
-    with socket.create_connection(('127.0.0.1', port), timeout=20) as sock:
+    with socket.create_connection(('127.0.0.1', port), timeout=PATIENCE) as sock:
         sock.sendall(words)
         sock.shutdown(socket.SHUT_WR)
         answer = b''
@@ -54,7 +53,7 @@ def say(port, words=b'hello'):
 
 def ended(script, status):
     """The last event but one, of a script that ends with `status`."""
-    assert script.wait(20) == status
+    assert script.wait() == status
     assert script.events[-1] == {'event': 'done', 'status': status}
     return script.events[-2]
 
@@ -88,14 +87,14 @@ def test_a_port_at_the_server_leads_here_and_is_told_as_ssh_does(run, echo):
     port = int(script.wait_for_text(r'Allocated port (\d+) for remote forward to 127\.0\.0\.1')[1])
     assert say(port) == b'hello'
     script.interrupt()
-    assert script.wait(20) == 130
+    assert script.wait() == 130
 
 
 @pytest.mark.quick
 def test_a_socks_proxy_goes_out_at_the_server(run, echo):
     script = run('-N', '-D', '0')
     port = script.wait_for('listening', mode='D')['port']
-    with socket.create_connection(('127.0.0.1', port), timeout=20) as sock:
+    with socket.create_connection(('127.0.0.1', port), timeout=PATIENCE) as sock:
         sock.sendall(b'\x05\x01\x00' + b'\x05\x01\x00\x03\x09localhost' + echo.to_bytes(2, 'big'))
         reply = b''
         while len(reply) < 12:
@@ -195,13 +194,12 @@ def test_a_slow_network_keeps_its_good_connection_after_a_freeze(run, server, ec
     script = run('-N', '-o', 'ServerAliveInterval=1', '-o', 'StrictHostKeyChecking=accept-new', '-L', f'0:127.0.0.1:{echo}',
                  to=f'{server.user}@127.0.0.1:{far.port}')
     port = script.wait_for('listening', mode='L')['port']
-    with socket.create_connection(('127.0.0.1', port), timeout=20) as held:
+    with socket.create_connection(('127.0.0.1', port), timeout=PATIENCE) as held:
         held.sendall(b'before')
         assert held.recv(6) == b'before'
         far.far(2.0)
         script.stop()
-        time.sleep(4.5)          # longer than a look and a freeze
-        script.resume()
+        script.resume(after=4.5)         # longer than a look and a freeze
         script.wait_for('suspended')
         held.sendall(b'after')
         assert held.recv(5) == b'after'
@@ -216,8 +214,7 @@ def test_a_tunnel_that_slept_for_half_a_minute_works_at_once(run, server, echo):
     port = script.wait_for('listening', mode='L')['port']
     script.stop()
     server.cut()
-    time.sleep(30)
-    script.resume()
+    script.resume(after=30)
     assert say(port) == b'hello'
     script.wait_for('reconnected')
     script.interrupt()
@@ -242,7 +239,7 @@ def test_forwards_accompany_a_login(run, server, echo):
     address = script.wait_for('sign-in')['url']
     assert say(port) == b'hello'
     assert 'Signed in to Codex' in Browser(address).sign_in().text
-    assert script.wait(20) == 0
+    assert script.wait() == 0
     with pytest.raises(OSError):
         say(port)
 
@@ -251,7 +248,7 @@ def test_the_old_cure_on_the_command_line_does_not_get_in_the_way(run, server):
     server.environment['STAND_IN_PORT'] = '1455'
     script = run('-L', '1455:localhost:1455')
     assert 'Signed in to Codex' in Browser(script.wait_for('sign-in')['url']).sign_in().text
-    assert script.wait(20) == 0
+    assert script.wait() == 0
 
 
 @pytest.fixture
@@ -268,7 +265,7 @@ def test_a_login_goes_through_a_jump_host(run, home, server, bastion):
     home.config.write_text(f'Host bastion\n HostName 127.0.0.1\n Port {bastion.port}\n User {bastion.user}\n')
     script = run('-J', 'bastion')
     assert 'Signed in to Codex' in Browser(script.wait_for('sign-in')['url']).sign_in().text
-    assert script.wait(20) == 0 and bastion.connections
+    assert script.wait() == 0 and bastion.connections
 
 
 def test_a_tunnel_heals_through_its_jump_host(run, home, server, bastion, echo):
@@ -305,4 +302,4 @@ def test_q_and_return_ends_a_tunnel(run, echo):
     script = run('-N', '-L', f'0:127.0.0.1:{echo}', json_events=False, terminal=True)
     script.wait_for_text('is open')
     script.answer('Tunnels are open', 'q')
-    assert script.wait(20) == 130
+    assert script.wait() == 130

@@ -9,7 +9,6 @@ A benchmark, not a test: machines differ, so read the columns of one run against
 
 import argparse
 import contextlib
-import getpass
 import json
 import os
 import shutil
@@ -18,7 +17,6 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import venv
@@ -28,6 +26,13 @@ TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS))
 import environment as environment_of_tests
 
+if __name__ == '__main__':
+    environment_of_tests.ensure()
+
+from embedded import free_port
+from machine_sshd import Sshd, can_connect
+from waiting import until
+
 SCRIPT = TESTS.parent / 'scripts' / 'codex_login.py'
 CACHE = Path.home() / '.cache/codex-login-tests/bench'
 PATIENCE = 30
@@ -35,110 +40,6 @@ MEBI = 1 << 20
 
 
 # --- What both halves share ---------------------------------------------------------------------------------
-
-def free_port():
-    """A port that was free on both loopback addresses a moment ago."""
-    while True:
-        with socket.create_server(('127.0.0.1', 0)) as first, contextlib.suppress(OSError):
-            port = first.getsockname()[1]
-            with socket.create_server(('::1', port), family=socket.AF_INET6):
-                return port
-
-
-class Sshd:
-    """OpenSSH's sshd, its own configuration and keys, on a loopback port, for the account that runs it."""
-
-    PROGRAM = shutil.which('sshd', path=os.environ.get('PATH', '') + ':/usr/sbin:/usr/local/sbin')
-
-    def __init__(self, **options):
-        self.folder = Path(tempfile.mkdtemp(prefix='sshd-'))
-        self.user, self.port = getpass.getuser(), free_port()
-        self.key, self.known_hosts = self.folder / 'user', self.folder / 'known_hosts'
-        self._make_key('host', 'ed25519')
-        self._make_key('user', 'ecdsa')
-        (self.folder / 'authorized_keys').write_text((self.folder / 'user.pub').read_text())
-        self.known_hosts.write_text(f'[127.0.0.1]:{self.port} {(self.folder / "host.pub").read_text()}')
-        settings = {'Port': self.port, 'ListenAddress': '127.0.0.1', 'HostKey': self.folder / 'host',
-                    'AuthorizedKeysFile': self.folder / 'authorized_keys', 'StrictModes': 'no',
-                    'UsePAM': 'no', 'PidFile': 'none', 'PermitRootLogin': 'yes', 'MaxStartups': 100,
-                    **options}
-        (self.folder / 'config').write_text(''.join(f'{key} {value}\n' for key, value in settings.items()))
-        if os.geteuid() == 0:
-            Path('/run/sshd').mkdir(exist_ok=True)      # sshd's privilege separation wants it
-        self._process = None
-
-    def _make_key(self, name, kind):
-        subprocess.run(['ssh-keygen', '-q', '-m', 'PEM', '-t', kind, '-N', '', '-f', self.folder / name],
-                       check=True)
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-        shutil.rmtree(self.folder)
-
-    def start(self):
-        """Listen, in a session of its own, so that all its processes can be told from others."""
-        with open(self.folder / 'log', 'ab') as log:
-            self._process = subprocess.Popen([self.PROGRAM, '-D', '-e', '-f', self.folder / 'config'],
-                                             stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
-        until(lambda: can_connect(self.port), 'sshd listens')
-
-    def stop(self):
-        """End the listener and every connection."""
-        self.cut()
-        self._process.kill()
-        self._process.wait()
-
-    def children(self):
-        """The process ids of its connections, those of their children included."""
-        found, tree = [], _process_tree()
-        level = tree.get(self._process.pid, [])
-        while level:
-            found += level
-            level = [child for pid in level for child in tree.get(pid, [])]
-        return found
-
-    def signal_connections(self, number):
-        """Send every connection's processes a signal: SIGSTOP freezes, SIGCONT thaws."""
-        for pid in self.children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-    def cut(self):
-        """End every connection; new ones are accepted."""
-        self.signal_connections(signal.SIGKILL)
-
-
-def _process_tree():
-    tree = {}
-    listing = subprocess.run(['ps', '-axo', 'pid=,ppid='], capture_output=True, text=True, check=True).stdout
-    for line in listing.splitlines():
-        pid, parent = map(int, line.split())
-        tree.setdefault(parent, []).append(pid)
-    return tree
-
-
-def can_connect(port):
-    """Whether something on loopback takes a connection to this port."""
-    try:
-        socket.create_connection(('127.0.0.1', port), 1).close()
-        return True
-    except OSError:
-        return False
-
-
-def until(question, words, patience=PATIENCE):
-    """Wait for the question's answer to be true, and return it."""
-    end = time.monotonic() + patience
-    while not (answer := question()):
-        if time.monotonic() > end:
-            raise TimeoutError(f'waited {patience} s in vain: {words}')
-        time.sleep(0.01)
-    return answer
-
 
 def environment(name, *packages):
     """A Python that has these packages, in a virtual environment made once. None where they cannot be had."""
@@ -272,7 +173,7 @@ class Client:
                                         stderr=subprocess.DEVNULL)
         try:
             until(self._has_a_byte if ready is None else lambda: ready(self), 'the client is ready')
-        except TimeoutError:
+        except AssertionError:
             self.close()
             raise
         self.first_byte = (time.perf_counter() - started) * 1000
@@ -283,7 +184,7 @@ class Client:
 
     def _has_a_byte(self):
         if self.process.poll() is not None:
-            raise TimeoutError('the client ended by itself')
+            raise AssertionError('the client ended by itself')
         with contextlib.suppress(OSError), self._connect() as sock:
             sock.sendall(b'GET 1\n')
             return sock.recv(1)
@@ -467,7 +368,7 @@ def bench_forwards(options):
                         print(f'round {number + 1} of {options.rounds}: {name}', file=sys.stderr)
                         try:
                             measure_client(command, sshd, target, results[name])
-                        except (OSError, TimeoutError) as error:
+                        except (OSError, AssertionError) as error:
                             print(f'    {error}', file=sys.stderr)
     finally:
         server.kill()
@@ -566,7 +467,6 @@ def _time_to_address(place, command, sign, ending):
 
 def main():
     """Run the half that is asked for."""
-    environment_of_tests.ensure()
     parser = argparse.ArgumentParser(description='Benchmarks, side by side with others on this machine.')
     halves = parser.add_subparsers(dest='half', required=True)
     forwards = halves.add_parser('forwards', help='-L beside other clients')
