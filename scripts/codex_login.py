@@ -1441,8 +1441,8 @@ class Device:
         """Ask yes or no while lines are being taken; calls one of the two functions, maybe in another thread."""
         if self.alone:
             return decline()
-        print(f'{question} (yes/no)?', end=' ', file=sys.stderr, flush=True)
         self._take_answer = lambda line: accept() if line.lower() in ('yes', 'y') else decline()
+        print(f'{question} (yes/no)?', end=' ', file=sys.stderr, flush=True)
 
 
     def finished(self, outcome, status, events):
