@@ -5,7 +5,7 @@ import lab
 import pytest
 import standins
 from embedded import EmbeddedServer
-from harness import Home, Script
+from harness import Browser, Home, Script
 
 
 PASSED = pytest.StashKey[bool]()
@@ -54,9 +54,17 @@ def pytest_runtest_makereport(item):
         report.longrepr = f'required, but skipped: {report.longrepr[2]}'
     if report.when == 'call':
         item.stash[PASSED] = report.passed
-    runs = getattr(item, 'funcargs', {}).get('run')
-    if report.failed and isinstance(runs, Runs):
-        report.sections += [('what the script said', script.report()) for script in runs.scripts]
+    if report.failed:
+        report.sections += [('what the script said', script.report()) for script in Script.made]
+        report.sections += [(f'what the server at port {server.port} saw', server.report()) for server in EmbeddedServer.made]
+        if Browser.visits:
+            report.sections.append(('what the browser asked for', '\n'.join(map('\n    '.join, Browser.visits))))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    for of_another_test in (Script.made, EmbeddedServer.made, Browser.visits):
+        of_another_test.clear()
 
 
 @pytest.fixture

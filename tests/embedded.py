@@ -45,6 +45,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 
 import forkserver
@@ -368,6 +369,7 @@ class _Session:
         right = {'password': lambda: proof == self.server.password,
                  'publickey': lambda: proof.get_base64() in self.server.authorized_keys(),
                  'keyboard-interactive': lambda: proof}[method]()
+        self.server.note(f'{method} of {username}: {"right" if right else "wrong"}')
         return right and username == self.server.user
 
     # Sessions
@@ -375,6 +377,7 @@ class _Session:
     def run(self, channel, command):
         """Start a command; what begins to carry its streams, or None."""
         self.count['commands'] += 1
+        self.server.note(f'runs {command!r}')
         environment = {**self.server.base_environment(), **self.about, **self.server.environment}
         try:
             process = forkserver.start(
@@ -412,6 +415,7 @@ class _Session:
         """A connection to a client's target. Raises OSError."""
         if self.server.forwarding == 'failing':
             raise ConnectionRefusedError(errno.ECONNREFUSED, 'Connection refused')
+        self.server.note(f'is asked for a way to {host} port {port}')
         return self.server.reach(host, port)
 
     def join(self, channel, sock):
@@ -429,6 +433,7 @@ class _Session:
             log.info('cannot listen on %s: %s', port, error)
             return None
         port = listener.getsockname()[1]
+        self.server.note(f'listens on {address} port {port} for the client')
         self.listeners[address, port] = listener
         _start(self._accept_for_client, listener, (address, port))
         return port
@@ -544,9 +549,15 @@ class EmbeddedServer:
         if name == 'bad_day':
             vars(self).setdefault('count', collections.Counter())
             self.day = strict.BadDay(value, self.count)
+            if 'notes' in vars(self):
+                self.note(f'bad day: {value or "over"}')
         super().__setattr__(name, value)
 
+    made = []           # not a field: every server, for whoever tells how a test went
+
     def __post_init__(self):
+        self.notes, self._began = [], time.monotonic()
+        self.made.append(self)
         self._may_go_on = threading.Event()
         self._sessions = weakref.WeakSet()
         self.environment = {}                   # added to what each command gets
@@ -634,6 +645,16 @@ class EmbeddedServer:
         name = f'[{self.address}]:{self.port}'
         return ''.join(f'{name} {key.get_name()} {key.get_base64()}\n' for key in self.keys())
 
+    # What it saw
+
+    def note(self, words):
+        """Remember what happened, for a failed test."""
+        self.notes.append(f'{time.monotonic() - self._began:7.3f} s  {words}')
+
+    def report(self):
+        """All that it saw, for a failed test."""
+        return '\n'.join(self.notes)
+
     # Bad days
 
     @property
@@ -643,18 +664,22 @@ class EmbeddedServer:
 
     def cut(self):
         """Reset every connection."""
+        self.note('cut')
         self._front.cut()
 
     def freeze(self):
         """Carry no byte any more: connections, new ones too, stay open and silent."""
+        self.note('frozen')
         self._front.freeze(True)
 
     def thaw(self):
         """Carry on, with what had waited."""
+        self.note('thawed')
         self._front.freeze(False)
 
     def stop_listening(self, seconds=None):
         """Refuse new connections, for good or for a while; those that are open stay."""
+        self.note('listens no longer')
         self._front.stop_listening()
         if seconds is not None:
             timer = threading.Timer(seconds, self.listen_again)
@@ -663,10 +688,12 @@ class EmbeddedServer:
 
     def listen_again(self):
         """Accept connections again, on the same port."""
+        self.note('listens again')
         self._front.listen()
 
     def drop_after(self, count):
         """Reset every connection once that many more bytes, in both directions, went through. None: never."""
+        self.note(f'cuts after {count} more bytes')
         self._front.drop_after(count)
 
     def pretend(self, words):
@@ -728,11 +755,13 @@ class EmbeddedServer:
 
     def _welcome(self, sock, peer, own):
         session = _Session(self, peer, own)
+        self.note(f'port {peer[1]} has connected')
         try:
             if not session.have_a_bad_start(sock):
                 self._sessions.add(session)
                 session.serve(sock)
         finally:
+            self.note(f'port {peer[1]} has gone')
             sock.close()
 
 

@@ -131,9 +131,12 @@ class Script:
     plain           whether it is started as a person starts it, and not forked by the test's own helper
     """
 
+    made = []           # every run, for whoever tells how a test went
+
     def __init__(self, home, *arguments, json_events=True, terminal=False, environment=None,
                  python=sys.executable, script=SCRIPT, cwd=None, enter=(), plain=False):
         self.arguments = [str(word) for word in arguments]
+        self.made.append(self)
         self.mark = secrets.token_hex(8)
         self.events = []
         self._streams = {'stdout': bytearray(), 'stderr': bytearray(), 'terminal': bytearray()}
@@ -349,6 +352,7 @@ class Page:
 
 class Browser:
     """Plays the person in the browser, from a sign-in address to the last page."""
+    visits = []         # what every browser asked for, and got; for whoever tells how a test went
 
     def __init__(self, address, timeout=PATIENCE):
         self.address = address
@@ -382,9 +386,13 @@ class Browser:
         url = urllib.parse.urlsplit(address)
         connection = http.client.HTTPConnection(url.hostname, url.port or 80, timeout=self.timeout)
         with contextlib.closing(connection):
+            visit = [f'GET {address}', 'no answer']
+            self.visits.append(visit)
             connection.request('GET', url.path + (f'?{url.query}' if url.query else ''))
             answer = connection.getresponse()
-            return Page(address, answer.status, dict(answer.headers), answer.read().decode(errors='replace'))
+            page = Page(address, answer.status, dict(answer.headers), answer.read().decode(errors='replace'))
+            visit[1] = f'{page.status} {page.headers.get("Location", "")} {page.text[:200]!r}'
+            return page
 
     def favicon(self):
         """Ask for the icon, as browsers do unbidden."""
