@@ -1445,6 +1445,14 @@ class Device:
         print(f'{question} (yes/no)?', end=' ', file=sys.stderr, flush=True)
 
 
+    def about(self):
+        """The app and its version, as far as it says."""
+        return 'a computer'
+
+    def trials(self):
+        """(name, function) of what only such a device has, for --check: a function says what works, or raises."""
+        return []
+
     def finished(self, outcome, status, events):
         """The script has ended: tell whoever started it, where standard output does not.
 
@@ -1503,6 +1511,9 @@ class AShell(Device):
         print('Installing paramiko …', file=sys.stderr, flush=True)
         self._run('pip', 'install', '--no-deps', 'paramiko', limit=300)
         importlib.invalidate_caches()
+
+    def about(self):
+        return ' '.join(os.environ.get(name, '') for name in ('APPNAME', 'APPVERSION', 'APPBUILDNUMBER'))
 
     def finished(self, outcome, status, events):
         # A Shortcut reads a file, which has neither what went to standard error nor the exit status.
@@ -1658,6 +1669,13 @@ class Pythonista(Device):
 
     def offer(self, question, accept, decline):
         accept() if not self.alone and self.confirm(question) else decline()
+
+    def about(self):
+        import plistlib
+        with contextlib.suppress(OSError, ValueError):
+            with open(os.path.join(os.path.dirname(sys.executable), 'Info.plist'), 'rb') as file:
+                return f'{self.app} {plistlib.load(file).get("CFBundleShortVersionString")}'
+        return f'{self.app}; it does not say its version'
 
     def finished(self, outcome, status, events):
         import console
@@ -5838,6 +5856,138 @@ def install_key(settings, jumps, path, device, report):
     report.show(f'{settings.alias} accepts the key {path}.')
 
 
+# --check: what this device can do, in a table for a phone's screen that can be posted. No line of it names a host or a
+# file's owner, and none is a traceback.
+
+CHECK_WIDTH, CHECK_LIMIT, ASLEEP = 40, 120.0, 3.0       # columns; seconds away at most; a tick that is late is a sleep
+
+
+def check(device, report):
+    """Try this device out; the exit status. What fails is said in its row."""
+    lines = []
+
+    def row(name, function, *arguments):
+        try:
+            said = function(*arguments)
+        except KeyboardInterrupt:
+            said = 'cancelled'
+        except Exception as error:      # whatever it is: it is what the table is for
+            said = f'fails: {type(error).__name__}: {error}'
+        said = {True: 'yes', False: 'no', None: 'no'}.get(said, said)
+        for private, shown in ((device.home, '~'), (socket.gethostname(), 'HOST')):
+            said = said.replace(private, shown) if len(private) > 3 else said
+        import textwrap
+        lines.extend(textwrap.wrap(harmless(said), CHECK_WIDTH, initial_indent=f'{name:11} ', subsequent_indent=12 * ' ',
+                                   break_on_hyphens=False))
+
+    row('codex_login', lambda: __version__)
+    row('app', device.about)
+    row('system', lambda: f'{os.uname().sysname} {os.uname().machine} ' + re.match('[0-9.]*', os.uname().release)[0])
+    row('Python', lambda: f'{sys.version.split()[0]} {sys.platform}')
+    row('paramiko', lambda: load_paramiko().__version__)
+    for name in ('kex', 'key_types', 'ciphers'):
+        row(name, _offered, name)
+    row('clipboard', _try_clipboard, device)
+    for address in ('127.0.0.1', '::1'):
+        row(address, _try_loopback, address)
+    row('.ssh', _try_folder, device.ssh_folder)
+    row('state', _try_folder, device.state_folder)
+    for name, trial in device.trials():
+        row(name, trial)
+    seen = []
+    row('dialogs', _leave_if_asked, device, seen)
+    for name, said in seen:
+        row(name, lambda: said)
+    for line in lines:
+        report.tell('output', text=line)
+    with contextlib.suppress(Exception):        # it is on the screen as well
+        if device.copy('\n'.join(lines)):
+            report.note('The table is copied. Please post it where you got this script.')
+    return 0
+
+
+def _offered(kind):
+    door, = listen('127.0.0.1', 0)
+    with door, socket.create_connection(door.getsockname(), 5) as sock:
+        names = getattr(new_transport(sock).get_security_options(), kind)
+    return ', '.join(dict.fromkeys(name.partition('@')[0].replace('diffie-hellman', 'dh') for name in names))
+
+
+def _try_loopback(address):
+    door, = listen(address, 0)
+    with door:
+        return answers(door)
+
+
+def _try_clipboard(device):
+    text = f'codex_login {os.urandom(4).hex()}'
+    return device.copy(text) and ('there and back' if device.paste() == text else 'there, but not back')
+
+
+def _try_folder(folder):
+    path = os.path.join(folder, 'check')
+    try:
+        write_private(path, new_private_key('check')[0])
+        return f'{load_private_key(path).get_name()} written and read'
+    finally:
+        remove_file(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)            # where it was not there before
+
+
+def _leave_if_asked(device, seen):
+    if device.alone or device.unattended:
+        return 'nobody to ask'
+    if device.confirm('Open a page in your browser, and see what becomes of this app meanwhile'):
+        seen.extend(_go_away(device))
+    return 'yes'
+
+
+def _clocks():
+    clocks = {name[6:].lower(): getattr(time, name) for name in dir(time) if name.startswith('CLOCK_')}
+    return {name: time.clock_gettime(clock) for name, clock in clocks.items() if 'cputime' not in name} | {'elapsed': elapsed()}
+
+
+def _go_away(device):
+    """What becomes of this app while its person is in a browser: pairs of a row's name and text."""
+    import select
+    with contextlib.ExitStack() as stack:
+        doors = [stack.enter_context(door) for door in listen('localhost', 0)]
+        port = doors[0].getsockname()[1]
+        here = stack.enter_context(socket.create_connection(('127.0.0.1', port), 5))
+        there = stack.enter_context(doors[0].accept()[0])
+        stack.callback(device.returned)
+        start, last, slept, came, watched = elapsed(), _clocks(), {}, False, list(doors)
+        device.leaving('this check', 'default')
+        opened = device.open_page(f'http://localhost:{port}/')
+        while elapsed() - start < CHECK_LIMIT and not slept:
+            for door in select.select(watched, [], [], 1.0)[0]:
+                try:
+                    with door.accept()[0] as browser:
+                        came = True
+                        browser.settimeout(2)
+                        browser.recv(65536)
+                        browser.sendall(page('codex_login', 'Stay here for a minute, then go back to the app.'))
+                except OSError:
+                    watched.remove(door)        # iOS took it away
+            now = _clocks()
+            if now['elapsed'] - last['elapsed'] > ASLEEP:
+                slept = {name: now[name] - last[name] for name in now}
+            else:
+                last = now
+        yield 'page', f'{opened or "not opened"}; the browser {"came" if came else "did not come"}'
+        yield 'ran on', f'{last["elapsed"] - start:.0f} s' + (f', then slept {slept["elapsed"]:.0f} s' if slept else '')
+        if slept:
+            yield 'clocks', ', '.join(f'{name} {seconds:+.0f}' for name, seconds in slept.items())
+        yield 'listener', ', '.join('alive' if answers(door) else 'dead' for door in doors)
+        there.settimeout(5)
+        try:
+            here.sendall(b'?')
+            yield 'connection', 'alive' if there.recv(1) else 'dead'
+        except OSError as error:
+            yield 'connection', f'dead ({error})'
+
+
 NEW_SERVER, FINISH, OTHER_PROGRAM = 'New server…', 'Finish a login…', 'Another program…'
 
 
@@ -5950,6 +6100,7 @@ def make_parser():
     add('--add', metavar='LINK', help='add the server of a pairing link (pair_phone.py makes one)')
     add('--yes', action='store_true', help='install what is missing without asking (a-Shell)')
     add('--again', action='store_true', help='sign in anew where codex is signed in already')
+    add('--check', action='store_true', help='try out this device: a table to be copied into a report')
     add('--browser', choices=('default', 'in-app', 'none'), help='where the sign-in page is opened')
     add('--qr', action='store_true', help='show the address as a QR code, too')
     add('--json', action='store_true', help='events as JSON lines on standard output')
@@ -6003,7 +6154,8 @@ def read_arguments(words):
                         (('L', options.local), ('R', options.remote), ('D', options.dynamic)) for text in texts]
     if options.only_forwards and options.command:
         raise usage_problem('-N runs no command.', 'Leave out -N, or the command.')
-    if options.destination is None and options.finish is None and options.add is None:
+    if options.destination is None and options.finish is None and options.add is None \
+            and not options.check:
         raise usage_problem('No server is named.', 'Write codex_login.py [user@]host; --help shows more.')
     if options.destination:
         parse_destination(options.destination)
@@ -6146,7 +6298,7 @@ def consent_question(words, options, device, report):
         redirect = parse_redirect(options.finish or device.paste())
         session = waiting_login(redirect, device, report)
         lines = [f'Hand the page localhost:{redirect.port}{redirect.path} to the login at {session.server}']
-    elif options.add is not None:       # with more than the link, which has a question of its own
+    elif options.add is not None or options.check:      # with more than the link, which has a question of its own
         lines = [' '.join(words)]
     else:
         settings = settings_of(options, device)
@@ -6204,8 +6356,11 @@ def main(words=None):
         if options.verbose:
             log_to_stderr()
         cancel_on_signals()
-        prepare(device, options)
-        if options.finish is not None:
+        if not options.check:
+            prepare(device, options)
+        if options.check:
+            status = check(device, report)
+        elif options.finish is not None:
             status = finish(options, device, report)
         elif options.add is not None:
             status = pair(options, device, report)

@@ -45,7 +45,7 @@ from conftest import missing_parts
 from embedded import EmbeddedServer, fingerprint, free_port
 from harness import PATIENCE, ROOT, SCRIPT, Browser, Home, Script
 from test_pair_phone import ED25519, pair_phone, parse
-from tools import record_demo
+from tools import record_check, record_demo
 from waiting import until
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -232,7 +232,7 @@ def test_the_recording_can_be_made_anew(block, computer, tmp_path):
 
 # --- Logins from a computer ---------------------------------------------------------------------------------
 
-@blocks('sh', rf'^({INSTALL})?(python3|uv run) scripts/codex_login\.py (?!.*(-N|--finish|--help))')
+@blocks('sh', rf'^({INSTALL})?(python3|uv run) scripts/codex_login\.py (?!.*(-N|--finish|--help|--check))')
 def test_a_command_works_from_a_computer(block, computer):
     said = computer.run(block.text.removeprefix(INSTALL))
     if not re.search('uname|wrangler|az login|--new-key', block.text):
@@ -245,6 +245,19 @@ def test_every_option_that_the_readme_names_is_in_the_help(block, computer):
     known = computer.run(block.text) + computer.run('python3 scripts/pair_phone.py --help')
     named = set(re.findall(r'`(--[a-z-]+)', README))
     assert named and [option for option in named if option not in known] == []
+
+
+@blocks('sh', '--check')
+def test_a_computer_is_tried_out(block, computer):
+    said = computer.run(block.text)
+    assert 'paramiko' in said and 'connection' not in said      # nobody can be asked to leave
+
+
+@blocks('text check')
+def test_what_a_phone_says_of_itself_is_still_what_the_readme_shows(block, tmp_path):
+    app = next(app for app in record_check.SHOWN if f'{app}:\n\n```text check\n{block.text}' in README)
+    said = record_check.what_it_says(app)[app]
+    assert record_check.lasting(said) == record_check.lasting(block.text)
 
 
 @blocks('sh', r'--finish$')
