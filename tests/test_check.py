@@ -4,6 +4,7 @@ import gc
 import re
 import socket
 
+import pytest
 from test_phones import SCREEN, phone  # noqa: F401 - fixtures
 from test_specs import script as codex_login
 from tools.record_check import run_check, table
@@ -68,6 +69,7 @@ def test_without_an_ssh_library_the_table_says_so_and_goes_on(phone):
     assert found['paramiko'].startswith('fails: Problem: paramiko does not start') and found['127.0.0.1'] == 'yes'
 
 
+@pytest.mark.quick
 def test_on_a_computer_programs_get_the_lines_as_events(run, home):
     script = run('--check')
     assert script.wait() == 0
@@ -76,6 +78,7 @@ def test_on_a_computer_programs_get_the_lines_as_events(run, home):
     assert str(home.folder) not in text and script.events[-1] == {'event': 'done', 'status': 0}
 
 
+@pytest.mark.quick
 def test_a_listener_and_a_connection_that_ios_took_away_are_said_to_be_dead(monkeypatch):
     class Phone:
         """iOS takes every socket away while its person is in the browser."""

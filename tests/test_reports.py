@@ -32,6 +32,7 @@ QUERY = PATH.removeprefix('/auth/callback')
 
 # --- What people paste or share ------------------------------------------------------------------------------
 
+@pytest.mark.quick
 @pytest.mark.parametrize('pasted', [
     f'Safari can’t open the page {REDIRECT}', f'localhost:1455 {REDIRECT}', f'Sign in – {REDIRECT} – Safari',
     f'“{REDIRECT}”', f'‘{REDIRECT}’', f'"{REDIRECT}', f"'{REDIRECT}'", f'„{REDIRECT}“', f'<{REDIRECT}>', f'({REDIRECT})',
@@ -49,18 +50,21 @@ def test_the_one_redirect_in_what_a_person_pastes_is_taken(pasted):
     assert (found.port, found.target) == (1455, PATH)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('pasted', [PATH, f'“{PATH}”', f'codex_login --finish "{PATH}"', quote(PATH, safe='')])
 def test_a_path_alone_takes_its_port_from_the_login_that_waits(pasted):
     found = codex_login.parse_redirect(pasted)
     assert (found.port, found.path, found.target) == (None, '/auth/callback', PATH)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('pasted', [QUERY, QUERY[1:], f'<{QUERY}>', quote(QUERY, safe='')])
 def test_a_query_alone_takes_path_and_port_from_the_login_that_waits(pasted):
     found = codex_login.parse_redirect(pasted)
     assert (found.port, found.path, found.target) == (None, '', QUERY)
 
 
+@pytest.mark.quick
 def test_a_query_alone_is_for_the_login_whose_state_it_has_and_for_no_other():
     def session(state):
         return codex_login.Session('', [], [], False, '', '0' * 16, 1455, '/auth/callback', codex_login.hash_of(state), 0)
@@ -71,6 +75,7 @@ def test_a_query_alone_is_for_the_login_whose_state_it_has_and_for_no_other():
     assert session('').accepts(codex_login.parse_redirect(PATH))        # a path says where it belongs
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('pasted, words', [
     (f'{REDIRECT} {REDIRECT}x', 'several'),
     (f'https://auth.openai.com/oauth/authorize?redirect_uri={REDIRECT}', 'no redirect'),
@@ -103,6 +108,7 @@ def test_a_paste_of_any_size_is_read_in_linear_time(piece):
 
 # --- Dashes and quotes ---------------------------------------------------------------------------------------
 
+@pytest.mark.quick
 @pytest.mark.parametrize('words, word', [
     (['work', '—again'], '--again'), (['—again'], '--again'), (['work', '-v', '–q'], '-q'), (['‑v', 'work'], '-v'),
     (['-i', 'key', '——new-key', 'work'], '--new-key'), (['−N', 'work'], '-N'), (['“—again”', 'work'], '--again')])
@@ -111,6 +117,7 @@ def test_a_dash_of_ios_before_an_option_is_named_and_never_run_at_the_server(wor
     assert problem.status == 2 and 'no hyphen' in problem.message and problem.message.endswith(f'Type {word}')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('words, expected', [
     (['“work”'], ('work', [])), (['‘work’', '“codex”', 'login'], ('work', ['codex', 'login'])),
     (['-o', '„Port=22“', 'work'], ('work', [])), (['«work»'], ('work', []))])
@@ -120,12 +127,14 @@ def test_curly_quotes_around_a_word_are_no_part_of_it(words, expected):
     assert options.settings in ([], ['Port=22'])
 
 
+@pytest.mark.quick
 def test_the_words_of_the_remote_command_keep_their_meaning():
     command = ['echo', '—again', '“hello”', '“half', '–v']
     assert codex_login.split_words(['work', *command]).command == command
     assert codex_login.split_words(['work', '-v', *command]).command == command
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('words', [['-o', '“IdentityFile=my', 'key”', 'work'], ['work”'], ['“work', 'codex', 'login”']])
 def test_a_curly_quote_that_quotes_nothing_is_named(words):
     problem = refused(codex_login.split_words, words)
@@ -141,6 +150,7 @@ def test_a_dash_of_ios_is_said_before_anything_connects(phone, server):
 
 # --- Digits --------------------------------------------------------------------------------------------------
 
+@pytest.mark.quick
 @pytest.mark.parametrize('text', ['²', '１', '٣', '1²', '9' * 5000, '-1', '+1', '1_0', ' 1', '', '1.0', 'Ⅳ', '½', '0x1', '1\n'])
 def test_only_ascii_digits_are_a_port_or_a_time(text):
     for read in (lambda: codex_login.parse_port(text, 'It'), lambda: codex_login.parse_forward('D', text),
@@ -149,6 +159,7 @@ def test_only_ascii_digits_are_a_port_or_a_time(text):
             assert refused(read).status == 2
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('length', ['²', '9' * 5000, '-1', ''])
 def test_a_server_s_length_that_is_no_number_is_none(length):
     data = f'HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nbody'.encode('latin-1')
@@ -205,6 +216,7 @@ def test_a_new_server_is_what_ssh_takes_and_ssh_reads_it_the_same(given, meant, 
     assert {f'hostname {meant[0]}', f'port {meant[1]}', f'user {meant[2]}'} <= set(ssh.splitlines())
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('given, words', [
     ({'host': 'https://github.com/me/project'}, 'web page'), ({'host': 'HTTP://box'}, 'web page'), ({'host': ''}, 'destination'),
     ({'host': 'h', 'user': ''}, 'As whom'), ({'host': 'h', 'port': '²'}, 'Port'), ({'host': 'h', 'port': '70000'}, 'Port'),
