@@ -14,6 +14,7 @@ import shlex
 import signal
 import string
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -433,6 +434,24 @@ def test_a_quoted_word_is_one_word(text):
     assert shlex.split(script.sh_quote(text)) == [text]
 
 
+TARGETS = ['/auth/callback', '?', 'code=1', '&', 'state=s-1', 'state=other', '/success', '/cancel', '//', '/./', '%2e', '%2f', '\\', '#', '[']
+
+
+@runs
+@given(texts(TARGETS).filter(lambda text: re.fullmatch('[!-~]+', text)), st.sampled_from(['GET', 'POST', 'HEAD']),
+       st.sampled_from(['localhost:1455', '127.0.0.1:1455', 'evil.example', 'localhost', '']), st.booleans(), st.booleans())
+@example('/auth/callback?code=1&state=s-1', 'GET', 'localhost:1455', False, True)
+def test_no_request_is_carried_but_the_pending_logins_own(target, method, host, served, codex):
+    pending = script.Pending(1455, '/auth/callback', script.hash_of('s-1'), served, codex)
+    verdict = script.judge(script.Request(method, target, (('Host', host),)), pending)
+    if verdict.act != script.HERE:
+        assert method == 'GET' and host.endswith(':1455')
+    if verdict.act == script.CARRY:
+        assert verdict.target == target and target.count('state=s-1') == 1 and 'state=other' not in target
+    elif verdict.act == script.HERE:
+        assert verdict.status >= 204 and script.page(verdict.title, verdict.text, status=verdict.status)
+
+
 # --- What is read piece by piece, and how much work that is --------------------------------------------------
 
 class Pieces:
@@ -454,6 +473,7 @@ class Pieces:
 def relay():
     found = object.__new__(script.RedirectRelay)
     found._closed = False
+    found._listener = types.SimpleNamespace(heard=lambda sock, whole: None)
     return found
 
 

@@ -1,6 +1,7 @@
 """Attacks that were tried on the script, each by name: a stranger's link, a false server, a page, other people at the server.
 
-The server here is the embedded one; what it says and does is what a hostile one would.
+The server here is the embedded one; what it says and does is what a hostile one would. PROMISES says which tests stand behind
+which line of the README's Security section; readers of foreign text have theirs in test_properties.py.
 """
 
 import contextlib
@@ -22,11 +23,44 @@ from pathlib import Path
 import embedded
 import pytest
 from embedded import free_port
-from harness import PATIENCE, SCRIPT, Browser, Script
+from harness import PATIENCE, ROOT, SCRIPT, Browser, Script
 from test_login import auth_file, codex_login, eventually, failure, forget_keys, listening
 from test_phones import NO, YES, pairing_with, pythonista  # noqa: F401 (a fixture is used by its name)
 from test_tunnels import echo, say  # noqa: F401 (a fixture)
 from tools.soak import Witness
+
+# The README's promises by their numbers, each with tests that fail where it is broken.
+PROMISES = {
+    1: ['test_one_command_signs_codex_in', 'test_no_secret_of_a_login_is_said_logged_kept_or_on_a_command_line'],
+    2: ['test_a_host_key_is_judged_as_ssh_judges_it', 'test_the_fingerprints_of_a_pairing_rule_over_an_older_known_key',
+        'test_nothing_is_written_for_a_key_that_is_refused_after_a_reconnect'],
+    3: ['test_only_get_requests_for_loopback_are_relayed', 'test_any_free_port_is_the_same_on_every_address',
+        'test_three_hundred_connections_that_ask_for_nothing_do_not_keep_the_redirect_out'],
+    4: ['test_no_spelling_of_another_page_reaches_the_login_that_waits', 'test_no_request_is_carried_but_the_pending_logins_own',
+        'test_a_second_redirect_of_the_same_sign_in_does_not_end_what_the_first_achieved'],
+    5: ['test_a_page_that_is_not_of_codexs_issuer_is_not_opened', 'test_an_address_that_is_not_https_is_refused_and_shown_harmless',
+        'test_a_page_that_leads_nowhere_on_this_device_is_opened_after_a_yes_only_and_asked_about_once'],
+    6: ['test_codex_that_claims_success_with_nobody_signed_in_is_not_believed'],
+    7: ['test_a_password_is_asked_for_in_the_name_of_the_host_that_gets_it',
+        'test_a_question_of_the_server_says_whose_it_is_and_cannot_pass_for_the_scripts_own',
+        'test_a_wrong_password_is_asked_again_and_only_the_right_one_is_kept',
+        'test_a_file_left_over_gives_a_private_one_neither_its_mode_nor_its_place'],
+    8: ['test_no_secret_of_a_login_is_said_logged_kept_or_on_a_command_line', 'test_the_errors_of_a_login_have_no_secret_in_them',
+        'test_a_wrong_secret_is_not_repeated_in_what_is_said'],
+    9: ['test_a_link_is_put_to_the_person_with_the_real_account_and_what_it_does',
+        'test_a_pairing_link_is_asked_about_once_and_by_nobody_in_a_shortcut'],
+    10: ['test_no_word_of_a_server_acts_on_a_screen_or_passes_for_the_scripts_own', 'test_no_line_of_a_program_acts_on_a_screen',
+         'test_what_a_server_does_not_answer_ends_with_a_clear_line', 'test_a_flood_from_a_server_takes_no_memory',
+         'test_endless_records_take_no_memory_and_open_nothing', 'test_no_text_takes_more_work_than_its_length'],
+}
+
+
+def test_every_promise_of_the_readme_has_its_tests():
+    section = (ROOT / 'README.md').read_text().partition('\n## Security\n')[2].partition('\n## ')[0]
+    assert list(map(int, re.findall(r'^([0-9]+)\. ', section, re.MULTILINE))) == list(PROMISES)
+    tests = {name for path in Path(__file__).parent.glob('test_*.py') for name in re.findall(r'^def (test_\w+)', path.read_text(), re.MULTILINE)}
+    assert [name for names in PROMISES.values() for name in names if name not in tests] == []
+
 
 # --- Who asked ----------------------------------------------------------------------------------------------
 
