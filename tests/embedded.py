@@ -404,6 +404,7 @@ class _Session:
         with contextlib.suppress(*GONE):
             for piece in endless(kind != 'line'):
                 send(piece)
+            self.count['said all that is endless'] += 1
 
     # Forwards
 
@@ -514,12 +515,15 @@ class EmbeddedServer:
         server.bad_day = 'slow at exec, unanswered at keep-alive'
         server.bad_day = ''                         # all is well again
 
-    ACTION at STEP, and how often (once, twice, 3 times; else each time), several with commas between; tables of both
-    are strict.ACTIONS and strict.STEPS, and a word that is in neither is an error. `server.count['reset at key']` says how
-    often it struck. What is "slow" waits for `go_on()`, or `slowness` seconds. What is no moment but a property has an
-    attribute: `version` and `banner` may hold anything (escape sequences, …), `questions` may be asked in rounds, `demanded`
-    names the methods that are wanted one after the other, `seed` and `host_keys` change the key for later connections.
-    `rekey()`, `cut()`, `freeze()`, `drop_after()`, `stop_listening()` and `pretend()` happen when a test says so.
+    ACTION at STEP, and how often (once, twice, 3 times; else each time), several with commas between. The tables
+    strict.ACTIONS and strict.STEPS say what each means; a word that is in neither is an error. `count['reset at key']`
+    is how often it struck; `complaints` are sshd's words to the clients that it threw out. What is "slow" waits for
+    `go_on()`, or for `slowness` seconds.
+
+    What is no moment but a property has an attribute: `version` and `banner` may hold anything (escape sequences, …),
+    `questions` may be asked in rounds, `demanded` names the methods that are wanted one after the other, `seed` and
+    `host_keys` change the key for later connections. What is done to all connections is a method:
+    `rekey()`, `cut()`, `freeze()`, `drop_after()`, `stop_listening()`, `pretend()`.
     """
 
     user: str = 'ana'
@@ -558,6 +562,7 @@ class EmbeddedServer:
     def __post_init__(self):
         self.notes, self._began = [], time.monotonic()
         self.made.append(self)
+        self.complaints = []                    # why clients were thrown out
         self._may_go_on = threading.Event()
         self._sessions = weakref.WeakSet()
         self.environment = {}                   # added to what each command gets

@@ -1,16 +1,15 @@
 """paramiko's server side, made as strict as OpenSSH's sshd, and able to have a bad day.
 
-As a server paramiko forgives: what arrives for a channel that is gone, data beyond the window, a second command on one
-session, any number of passwords. sshd does not, and what a client does wrong there ends its whole connection. So
-`StrictTransport` keeps only paramiko's packets and key exchange. What comes after them follows OpenSSH's sources, which
-each method names; test_embedded.py says the same words to both and compares what comes back. Not modelled: terminals,
-shells and subsystems, X11, agents, compression, and the channel numbers that sshd's own listeners take up.
+As a server paramiko forgives: what arrives for a channel that is gone, data beyond the window, a second command on
+one session, any number of passwords. sshd does not, and what a client does wrong there ends its whole connection. So
+`StrictTransport` keeps only paramiko's packets and key exchange. What comes after them follows OpenSSH's sources,
+which each section names; test_embedded.py says the same words to both and compares what comes back. Not modelled:
+terminals, shells and subsystems, X11, agents, and the channel numbers that sshd's own listeners take up.
 
-A `BadDay` is read from words, ACTION at STEP: the two tables below hold them. The step is what the client has just asked
-for, the action what the server does in place of answering.
+A `BadDay` is read from words, ACTION at STEP: the two tables below hold them. The step is what the client has just
+asked for, the action what the server does in place of answering.
 """
 
-import contextlib
 import itertools
 import re
 import signal
@@ -39,7 +38,8 @@ KEY_ALGORITHMS = ('ssh-ed25519', 'ecdsa-sha2-nistp256', 'ecdsa-sha2-nistp384', '
 STEPS = {
     'version': 'the connection is there, and the server has said nothing',
     'key exchange': "the client's first offer of algorithms is here, and the server's own has gone out",
-    're-key': 'the same, of a later key exchange',
+    're-key': 'the same, of a later key exchange (server.rekey() brings it about)',
+    'new keys': "the server's new keys of such an exchange have just come into force, and nothing was said under them",
     'service': 'ssh-userauth was asked for',
     'second service': 'the same, again on this connection',
     'authentication': 'any of the four that follow',
@@ -85,7 +85,7 @@ ONLY = {
     'refused': REFUSED, 'partial': REFUSED[2:8], 'many lines': ('version',), 'endless line': ('version', 'exec'),
     'endless lines': ('version', 'exec'), 'endless stderr': ('exec',), 'unasked lines': ('exec',), 'unasked stderr': ('exec',),
     're-key': REFUSED[8:] + ('data', 'end of input', 'closing'),
-    'closings': ('re-key',) + REFUSED[8:] + ('data', 'end of input', 'closing'),
+    'closings': ('re-key', 'new keys') + REFUSED[8:] + ('data', 'end of input', 'closing'),
 }
 
 
@@ -99,7 +99,7 @@ class BadDay:
         for part in filter(None, words.split(', ')):
             found = re.fullmatch(r'(.+?) at (.+?)(?: (once|twice|([0-9]+) times))?', part)
             action, step = found.group(1, 2) if found else ('', '')
-            if action not in ACTIONS or step not in STEPS or step not in ONLY.get(action, STEPS):
+            if action not in ACTIONS or step not in ONLY.get(action, set(STEPS) - {'new keys'}):
                 raise ValueError(f'not a bad day: {part!r}. Write ACTION at STEP [once]. '
                                  f'Actions: {", ".join(ACTIONS)}. Steps: {", ".join(STEPS)}.')
             times = {'once': 1, 'twice': 2, None: float('inf')}.get(found[3], int(found[4] or 0))
@@ -239,9 +239,10 @@ class Unforgivable(Exception):
 class StrictTransport(paramiko.Transport):
     """One connection, from the key exchange on.
 
-    `account` knows what only a world can: `banner`, `title`, `instruction`, `questions`, `max_auth_tries`, `max_sessions`, `slow()`, `reset()`,
-    `day`, `methods(passed)`, `judge(method, user, proof)`, `run(channel, command)` (a function that begins, or None),
-    `flood(channel, kind, unasked)`, `farewell`, `refusal`, `reach(host, port)`, `join(channel, socket)`, `listen(address, port)`, `unlisten(address, port)`.
+    `account` knows what only a world can: `banner`, `title`, `instruction`, `questions`, `farewell`, `refusal`, `max_auth_tries`,
+    `max_sessions`, `day`, `complaints`, `methods(passed)`, `judge(method, user, proof)`, `run(channel, command)` (a function that
+    begins, or None), `flood(channel, kind, unasked)`, `reach(host, port)`, `join(channel, socket)`, `listen(address, port)`,
+    `unlisten(address, port)`, `slow()`, `reset()`.
     """
 
     def __init__(self, sock, account):
@@ -307,7 +308,20 @@ class StrictTransport(paramiko.Transport):
         if not self.in_kex:
             self._send_kex_init()
 
+    def _activate_outbound(self):
+        super()._activate_outbound()
+        if self._exchanged and self.account.day.strikes('new keys') == 'closings':
+            # Allowed from now on, but paramiko waits for the client's new keys as well.
+            self.clear_to_send.set()
+            self._close_all()
+            self.clear_to_send.clear()
+
     def _disconnect(self, words, code=PROTOCOL_ERROR):
+        self.account.complaints.append(words)
+        self.account.note(f'throws the client out: {words}')
+        self._goodbye(words, code)
+
+    def _goodbye(self, words, code=PROTOCOL_ERROR):
         self._send_message(_message(DISCONNECT, code, words, ''))
         raise EOFError(words)
 
@@ -321,6 +335,8 @@ class StrictTransport(paramiko.Transport):
             if not 0 < kind < 192:
                 self._disconnect(f'Invalid ssh2 packet type: {kind}')
             action = self.account.day.strikes(*self._steps(kind, m))
+            if action:
+                self.account.note(f'{action}, at message {kind}')
             if not action or self._have(action, kind, m):
                 return kind, m
 
@@ -357,7 +373,7 @@ class StrictTransport(paramiko.Transport):
             self.account.reset()
             raise EOFError(action)
         elif action == 'goodbye':
-            self._bad_service(m) if kind == SERVICE_REQUEST else self._disconnect(self.account.farewell)
+            self._bad_service(m) if kind == SERVICE_REQUEST else self._goodbye(self.account.farewell)
         elif action == 'slow':
             self.account.slow()
             return True
@@ -365,8 +381,7 @@ class StrictTransport(paramiko.Transport):
             self.begin_key_exchange()
             return True
         elif action == 'closings':
-            for channel in list(self.channels.values()):
-                channel.close()
+            self._close_all()
             return True
         elif action in ('refused', 'partial'):
             if action == 'partial' and 'none' in self._steps(kind, m):
@@ -375,6 +390,10 @@ class StrictTransport(paramiko.Transport):
         elif action.startswith(('endless', 'unasked')):
             self._flood(m, *action.split())
         return False        # and so is what goes unanswered
+
+    def _close_all(self):
+        for channel in list(self.channels.values()):
+            channel.close()
 
     def _refuse(self, kind, m, partial):
         if kind == SERVICE_REQUEST:
@@ -391,7 +410,7 @@ class StrictTransport(paramiko.Transport):
 
     def _bad_service(self, m):
         # As asyncssh says it (connection.py, _process_service_request).
-        self._disconnect(f'Unexpected service in service request: {m.get_text()}', SERVICE_NOT_AVAILABLE)
+        self._goodbye(f'Unexpected service in service request: {m.get_text()}', SERVICE_NOT_AVAILABLE)
 
     def _flood(self, m, how, kind):
         channel = self.channels[m.get_int()]

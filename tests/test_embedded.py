@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 import embedded
 import strict
 from embedded import EmbeddedServer
-from strict import (CLOSE, DATA, DISCONNECT, EOF, EXTENDED_DATA, FAILURE, GLOBAL_REQUEST, INFO_REQUEST, INFO_RESPONSE,
-                    OPEN, OPEN_CONFIRMATION, OPEN_FAILURE, REQUEST, REQUEST_FAILURE, REQUEST_SUCCESS, SERVICE_ACCEPT,
-                    SERVICE_REQUEST, SUCCESS, UNIMPLEMENTED, USERAUTH_BANNER, USERAUTH_FAILURE, USERAUTH_PK_OK,
-                    USERAUTH_REQUEST, USERAUTH_SUCCESS, WINDOW, WINDOW_ADJUST)
+from strict import (CLOSE, DATA, DISCONNECT, EOF, EXTENDED_DATA, FAILURE, GLOBAL_REQUEST, INFO_RESPONSE, OPEN,
+                    OPEN_CONFIRMATION, OPEN_FAILURE, REQUEST, REQUEST_FAILURE, REQUEST_SUCCESS, SERVICE_ACCEPT,
+                    SERVICE_REQUEST, SUCCESS, UNIMPLEMENTED, USERAUTH_BANNER, USERAUTH_FAILURE, USERAUTH_REQUEST,
+                    WINDOW, WINDOW_ADJUST)
 
 PATIENCE = 20
 NAMES = {number: name for name, number in vars(strict).items()
@@ -334,7 +334,8 @@ def test_the_user_may_not_change(both):
         client.offer('none', user='somebody')
         return client.everything()
     assert both(conversation)[-2:] == [
-        'DISCONNECT 2 Change of username or service not allowed: (USER,ssh-connection) -> (somebody,ssh-connection)', 'end']
+        'DISCONNECT 2 Change of username or service not allowed: (USER,ssh-connection) -> (somebody,ssh-connection)',
+        'end']
 
 
 def test_six_attempts_fail_and_the_connection_ends_the_question_for_methods_is_free(both, stranger):
@@ -443,11 +444,11 @@ def test_a_session_has_no_window_before_its_command(both):
         client.execute(0, 'cat; exit 3')
         client.say(DATA, 0, b'hello')
         client.say(EOF, 0)
-        return opened + client.hear_until('CLOSE')
-    said = both(conversation)
-    assert said[:4] == ['OPEN_CONFIRMATION 7 as 0, window 0, packets of 32768', 'WINDOW_ADJUST 7 by 2097152',
-                        'SUCCESS 7', 'DATA 7: hello']
-    assert sorted(said[4:]) == ['CLOSE 7', 'EOF 7', 'REQUEST 7 exit-status 3'] and said[-1] == 'CLOSE 7'
+        said = opened + client.hear_until('CLOSE')
+        return said[:4] + sorted(said[4:-1]) + said[-1:]        # how it ended comes before its output's end, or after
+    assert both(conversation) == [
+        'OPEN_CONFIRMATION 7 as 0, window 0, packets of 32768', 'WINDOW_ADJUST 7 by 2097152', 'SUCCESS 7',
+        'DATA 7: hello', 'EOF 7', 'REQUEST 7 exit-status 3', 'CLOSE 7']
 
 
 def test_data_ahead_of_the_command_is_thrown_away(both):
@@ -476,8 +477,8 @@ def test_a_command_that_a_signal_ended_says_which(both):
     def conversation(client):
         client.log_in().open_session()
         client.execute(0, 'kill -TERM $$')
-        return client.hear_until('CLOSE')
-    assert 'REQUEST 7 exit-signal TERM' in both(conversation)
+        return sorted(client.hear_until('CLOSE')[-3:])
+    assert both(conversation) == ['CLOSE 7', 'EOF 7', 'REQUEST 7 exit-signal TERM']
 
 
 @pytest.mark.parametrize('kind, words', [
@@ -541,7 +542,8 @@ def test_data_after_ones_own_end_of_file_is_thrown_away_and_on_the_error_stream_
         said += client.so_far()
         client.say(EXTENDED_DATA, 0, 1, b'too late')
         return said + client.everything()
-    assert both(conversation)[3:] == ['DATA 7: in time', 'DISCONNECT 2 Received extended_data after EOF on channel 0.', 'end']
+    assert both(conversation)[3:] == [
+        'DATA 7: in time', 'DISCONNECT 2 Received extended_data after EOF on channel 0.', 'end']
 
 
 def test_data_after_ones_own_close_is_thrown_away_while_the_command_lives(both):
@@ -693,9 +695,8 @@ def test_a_target_that_resets_is_at_its_end_for_the_client(both):
 
 
 def test_a_port_of_the_servers_is_listened_on_and_its_number_told_only_where_it_was_asked_for(both):
-    free = embedded.free_port()
-
     def conversation(client):
+        free = embedded.free_port()
         client.log_in()
         for kind, bind, number in [('tcpip-forward', '127.0.0.1', 0), ('tcpip-forward', '127.0.0.1', free),
                                    ('tcpip-forward', '127.0.0.1', free), ('cancel-tcpip-forward', '127.0.0.1', free),
@@ -709,9 +710,8 @@ def test_a_port_of_the_servers_is_listened_on_and_its_number_told_only_where_it_
 
 
 def test_a_client_of_that_port_is_offered_and_a_second_confirmation_ends_the_connection(both):
-    free = embedded.free_port()
-
     def conversation(client):
+        free = embedded.free_port()
         client.log_in().say(GLOBAL_REQUEST, 'tcpip-forward', True, '127.0.0.1', free)
         said = client.hear_until('REQUEST_SUCCESS')
         with socket.create_connection(('127.0.0.1', free)) as sock:
@@ -725,3 +725,224 @@ def test_a_client_of_that_port_is_offered_and_a_second_confirmation_ends_the_con
     assert both(conversation) == [
         'REQUEST_SUCCESS', 'OPEN forwarded-tcpip', 'DATA 5: hello',
         'DISCONNECT 2 Received open confirmation for non-opening channel N.', 'end']
+
+
+# -- bad days -----------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def on_a_day(key):
+    """A client of an embedded server that has such a day: `client, server = on_a_day('silent at exec')`."""
+    opened = []
+
+    def begin(words, **options):
+        there = Embedded(key, bad_day=words, **options)
+        opened.append(there)
+        client = RawClient(there.connect(), there.user, key)
+        opened.append(client)
+        return client, there.server
+    yield begin
+    for one in reversed(opened):
+        one.stop() if hasattr(one, 'stop') else one.close()
+
+
+def reach(client, step):
+    """Go on up to a step, and ask there for what it is about."""
+    if step in ('service', 'authentication', 'key', 'none', 'password', 'second service'):
+        client.ask_service()
+        if step == 'second service':
+            client.ask_service()
+            return client.hear_until('SERVICE_ACCEPT')
+        asks = {'none': lambda: client.offer('none'), 'password': lambda: client.offer('password', False, 'open sesame')}
+        if step != 'service':
+            client.hear_until('SERVICE_ACCEPT')
+            asks.get(step, client.offer_key)()
+        return []
+    client.log_in()
+    if step in ('opening', 'session'):
+        client.open_session()
+    elif step in ('exec', 'data', 'closing'):
+        client.open_session()
+        client.hear_until('OPEN_CONFIRMATION')
+        {'exec': lambda: client.execute(0, 'true'), 'data': lambda: client.say(DATA, 0, b'x'),
+         'closing': lambda: client.say(CLOSE, 0)}[step]()
+    elif step == 'forward':
+        client.open_forward(1)
+    elif step == 'listening':
+        client.say(GLOBAL_REQUEST, 'tcpip-forward', True, '127.0.0.1', 0)
+    elif step in ('global request', 'keep-alive'):
+        client.say(GLOBAL_REQUEST, 'keepalive@openssh.com', True)
+    return []
+
+
+EVERYWHERE = ['service', 'authentication', 'key', 'none', 'password', 'opening', 'session', 'forward', 'exec', 'listening',
+              'keep-alive', 'data', 'closing']
+NO = {'opening': 'OPEN_FAILURE 7: 1 open failed', 'session': 'OPEN_FAILURE 7: 1 open failed',
+      'forward': 'OPEN_FAILURE 9: 1 open failed', 'exec': 'FAILURE 7', 'listening': 'REQUEST_FAILURE',
+      'keep-alive': 'REQUEST_FAILURE'}
+
+
+@pytest.mark.parametrize('step', EVERYWHERE)
+@pytest.mark.parametrize('action', ['ends', 'reset', 'goodbye'])
+def test_a_server_breaks_off_at_any_step(on_a_day, action, step):
+    client, server = on_a_day(f'{action} at {step}')
+    reach(client, step)
+    said = client.everything()
+    if action == 'goodbye':
+        words = ('7 Unexpected service in service request: ssh-userauth' if step == 'service' else '2 Have a good day.')
+        assert said == [f'DISCONNECT {words}', 'end']
+    else:
+        assert said == ['end']
+    assert server.count[f'{action} at {step}'] == 1
+
+
+@pytest.mark.parametrize('step', EVERYWHERE)
+def test_a_server_falls_silent_at_any_step_and_the_connection_stays(on_a_day, step):
+    client, server = on_a_day(f'silent at {step}')
+    reach(client, step)
+    assert not embedded.eventually(lambda: not server.count[f'silent at {step}'])
+    client.say(GLOBAL_REQUEST, 'keepalive@openssh.com', True)
+    client.say(strict.UNIMPLEMENTED, 0)
+    assert client.heard.empty() and client.is_active()
+    server.cut()
+    assert client.everything() == ['end']
+
+
+@pytest.mark.parametrize('step', EVERYWHERE[5:])
+def test_one_question_goes_unanswered_and_the_rest_is_well(on_a_day, step):
+    client, server = on_a_day(f'unanswered at {step} once')
+    reach(client, step)
+    assert client.so_far() == []
+    client.open_forward(1, number=33)
+    assert client.hear_until('OPEN_FAILURE 33')[-1] == 'OPEN_FAILURE 33: 2 Connection refused'
+
+
+@pytest.mark.parametrize('step', EVERYWHERE[:-2])
+def test_what_is_slow_waits_until_it_is_let_go(on_a_day, step):
+    client, server = on_a_day(f'slow at {step}', slowness=1000)
+    reach(client, step)
+    assert not embedded.eventually(lambda: not server.count[f'slow at {step}'])
+    assert client.heard.empty()
+    server.go_on()
+    assert client.hear() != 'end'
+
+
+@pytest.mark.parametrize('step', NO)
+def test_a_request_is_refused(on_a_day, step):
+    client, _ = on_a_day(f'refused at {step} once')
+    reach(client, step)
+    assert client.hear() == NO[step]
+
+
+@pytest.mark.parametrize('words, said', [
+    ('refused at key', 'USERAUTH_FAILURE publickey,password'), ('partial at key', 'USERAUTH_FAILURE and partly done'),
+    ('partial at authentication', 'USERAUTH_FAILURE and partly done')])
+def test_the_right_key_is_refused_or_is_never_enough(on_a_day, words, said):
+    client, _ = on_a_day(words)
+    reach(client, 'key')
+    for _ in range(3):
+        client.offer_key()
+        assert client.hear() == said
+    client.offer('none')
+    assert client.hear_until('USERAUTH_FAILURE publickey,password')
+
+
+def test_a_second_service_request_is_refused_as_asyncssh_does(on_a_day):
+    client, _ = on_a_day('goodbye at second service')
+    reach(client, 'second service')
+    assert client.everything() == ['DISCONNECT 7 Unexpected service in service request: ssh-userauth', 'end']
+
+
+def test_new_keys_in_the_midst_of_it_and_every_channel_is_closed_under_them(on_a_day, port):
+    client, server = on_a_day('closings at new keys once, re-key at exec')
+    client.log_in()
+    for number in range(3):
+        client.open_forward(port, number=number)
+        client.hear_until('OPEN_CONFIRMATION')
+    server.rekey()
+    assert sorted(client.hear() for _ in range(6)) == [f'{what} {n}' for what in ('CLOSE', 'EOF') for n in range(3)]
+    for number in range(3):
+        client.say(CLOSE, number)
+    client.open_session(3)
+    client.execute(0, 'echo hello')
+    assert 'DATA 3: hello\n' in client.hear_until('CLOSE 3')
+    assert server.count['re-key at exec'] == 1 and server.complaints == []
+
+
+def test_what_wants_an_answer_while_keys_are_exchanged_gets_it_afterwards(on_a_day):
+    """paramiko's own reader would wait for itself, and lose the connection after 30 s."""
+    client, server = on_a_day('re-key at closing')
+    client.log_in().open_session()
+    client.hear_until('OPEN_CONFIRMATION')
+    client.say(CLOSE, 0)
+    client.say(GLOBAL_REQUEST, 'keepalive@openssh.com', True)
+    assert client.hear_until('REQUEST_FAILURE') == ['CLOSE 7', 'REQUEST_FAILURE']
+
+
+@pytest.mark.parametrize('kind, lines', [('many lines', 200), ('endless lines', 10000), ('endless line', 1)])
+def test_a_server_talks_before_its_version(on_a_day, key, kind, lines):
+    with EmbeddedServer(bad_day=f'{kind} at version') as server, \
+            socket.create_connection(('127.0.0.1', server.port), PATIENCE) as sock:
+        text = b''
+        while text.count(b'\n') < lines and len(text) < 1 << 20:
+            text += sock.recv(65536)
+        assert b'SSH-' not in text.split(b'\n')[0] and (kind != 'endless line' or b'\n' not in text)
+        while kind == 'many lines' and not re.search(rb'SSH-2.0-.*\n', text):
+            text += sock.recv(65536)
+
+
+@pytest.mark.parametrize('kind', ['endless line', 'endless lines', 'endless stderr'])
+def test_a_command_talks_without_an_end(on_a_day, kind):
+    client, _ = on_a_day(f'{kind} at exec')
+    reach(client, 'exec')
+    assert client.hear_until('SUCCESS')
+    text = client.hear()
+    assert text.startswith('EXTENDED_DATA' if kind == 'endless stderr' else 'DATA') and len(text) > 1000
+    assert ('\n' in text) == (kind != 'endless line')
+
+
+def test_a_word_that_means_nothing_is_an_error_at_once():
+    with EmbeddedServer() as server:
+        for words in ('silent', 'silent at breakfast', 'angry at exec', 'partial at exec', 'silent at exec thrice',
+                      'silent at new keys', 'silent at exec,reset at key'):
+            with pytest.raises(ValueError, match='not a bad day'):
+                server.bad_day = words
+
+
+def test_a_day_is_good_again_after_so_many_times(on_a_day):
+    client, server = on_a_day('refused at exec twice, unanswered at keep-alive 1 times')
+    client.log_in().open_session()
+    client.hear_until('OPEN_CONFIRMATION')
+    client.say(GLOBAL_REQUEST, 'keepalive@openssh.com', True)
+    for _ in range(3):
+        client.execute(0, 'cat')
+    assert client.hear_until('SUCCESS') == ['FAILURE 7', 'FAILURE 7', 'WINDOW_ADJUST 7 by 2097152', 'SUCCESS 7']
+
+
+def test_questions_come_in_rounds_and_the_last_one_is_empty(on_a_day):
+    client, server = on_a_day('', password=None, questions=(
+        ('Password: ', 'a'), 'A code was sent.', [('Code: ', 'b'), ('PIN: ', 'c')]))
+    for answers, good in ((('a', 'b', 'wrong'), False), (('a', 'b', 'c'), True)):
+        if not good:
+            client.ask_service()
+        client.offer('keyboard-interactive', '', '')
+        client.hear_until('USERAUTH_PK_OK')         # 60, as INFO_REQUEST is
+        client.say(INFO_RESPONSE, 1, answers[0])
+        client.hear()
+        client.say(INFO_RESPONSE, 0)
+        client.hear()
+        client.say(INFO_RESPONSE, 2, *answers[1:])
+        if good:
+            assert client.hear() == 'USERAUTH_PK_OK'
+            client.say(INFO_RESPONSE, 0)
+        assert client.hear_until('USERAUTH_SUCCESS', 'USERAUTH_FAILURE')[-1].startswith('USERAUTH_SUCCESS') == good
+
+
+@pytest.mark.parametrize('action', ['ends', 'reset'])
+def test_a_reset_is_another_thing_than_an_end(action):
+    with EmbeddedServer(bad_day=f'{action} at version') as server, \
+            socket.create_connection(('127.0.0.1', server.port), PATIENCE) as sock:
+        if action == 'ends':
+            assert sock.recv(1) == b''
+        else:
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
