@@ -94,10 +94,10 @@ class Oracle:
         script = self._run([sys.executable, str(SCRIPT), *words], stdin, meanwhile)
         return Both(tuple(words), ssh, script)
 
-    def ask_ssh(self, *words):
+    def ask_ssh(self, *words, patience=PATIENCE):
         """What ssh alone says to some words: `-G` shows what it has understood."""
         return subprocess.run(self.ssh_command(*words), env=self.home.environment(),
-                              cwd=self.home.folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
+                              cwd=self.home.folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience)
 
     def ssh_command(self, *words):
         """The command that is ssh with these words, as a person who lives in the home."""

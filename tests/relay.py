@@ -496,8 +496,9 @@ class _Network:
 
     def _patience(self):
         if self.crowd:
-            # Nothing held, nobody to ask for: whoever sleeps may sleep on.
-            return 0.004 if self._waits_for_sleep() else None
+            if not self._waits_for_sleep():
+                return None         # whoever sleeps may sleep on
+            return 0.008 if self.slept is None else max(0.002, self.slept + self.polls - time.monotonic())
         now = time.monotonic()
         dues = [way.held[0][0] for wire in self.wires if wire.far is not None and not wire.connecting
                 for way in wire.ways.values() if way.held and not way.silent and not way.out]
@@ -598,6 +599,7 @@ class _Crowd:
     def __init__(self, watch):
         self.marks = [mark.encode() for mark in watch if isinstance(mark, str)]
         self.concerned = {pid for pid in watch if isinstance(pid, int)}
+        self.awake = None                       # the task that did not sleep when it was looked at last
         self.seen = {}                          # since when, of those that are not concerned
         self._find()
         # Whoever was there before is what it is.
@@ -605,6 +607,9 @@ class _Crowd:
 
     def sleeps(self):
         """Two looks: whoever sleeps in both, and was on no processor in between, slept all the time in between."""
+        with contextlib.suppress(OSError):      # it may have ended
+            if self.awake and not _is_asleep(self.awake):
+                return False                    # most often one look is enough
         first = self._look(states_last=True)
         return first is not None and first == self._look(states_last=False)
 
@@ -619,10 +624,10 @@ class _Crowd:
             for task in tasks:
                 folder = f'/proc/{pid}/task/{task}'
                 try:
-                    if not states_last and not _is_asleep(folder):
-                        return None
+                    asleep = states_last or _is_asleep(folder)
                     found[task] = _times_run(folder)
-                    if states_last and not _is_asleep(folder):
+                    if not asleep or states_last and not _is_asleep(folder):
+                        self.awake = folder
                         return None
                 except OSError:
                     return None                 # it has just ended: somebody may hear of it

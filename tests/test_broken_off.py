@@ -3,6 +3,8 @@
 Where the bytes are is measured at a connection that is left alone; the cuts are spread over all of it.
 """
 
+import time
+
 import pytest
 from harness import Browser, Home, Script
 from relay import Relay
@@ -133,3 +135,22 @@ def test_who_cancels_while_the_connection_is_lost_leaves_nothing_once_it_is_back
     relay.restore()
     assert script.wait() == 130
     assert server.leftovers(patience=2) == []
+
+
+FROZEN = 4.0
+"""Seconds: long enough for the app to know afterwards that it slept."""
+
+
+@pytest.mark.slow
+def test_a_link_that_has_become_slow_survives_that_the_app_was_frozen(relay, start):
+    script = start()
+    url = script.wait_for('sign-in')['url']
+    script.wait_for('opened')
+    relay.far(2.0)
+    script.stop()
+    time.sleep(FROZEN)
+    script.resume()
+    script.wait_for('suspended')
+    assert Browser(url, timeout=60).sign_in().status == 200
+    assert script.wait() == 0
+    assert 'reconnected' not in [event['event'] for event in script.events]       # nothing was wrong with it

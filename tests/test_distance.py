@@ -18,6 +18,9 @@ from sshd import Sshd
 
 pytestmark = pytest.mark.skipif(bool(why := sshd.missing() or ssh_missing()), reason=str(why))
 
+LONG = 120.0
+"""Seconds: everybody has to sleep for each crossing, and on a busy machine somebody hardly ever does."""
+
 # From start to the address on the screen, and for any other command to its first line.
 TO_ADDRESS = 8
 # The same at the next login to the same server.
@@ -61,9 +64,9 @@ def start(server, relay, home):
     with contextlib.ExitStack() as stack:
         def start(*words):
             script = stack.enter_context(Script(home, '-p', relay.port, f'{server.user}@127.0.0.1', *words))
-            script.url = script.wait_for('sign-in')['url']
+            script.url = script.wait_for('sign-in', LONG)['url']
             trips = relay.trips()
-            script.wait_for('opened')
+            script.wait_for('opened', LONG)
             relay.settle()
             return script, trips
         yield start
@@ -75,27 +78,27 @@ def known_at(relay, server):
 
 
 def ends_well(script, page):
-    assert page().status == 200 and script.wait() == 0
+    assert page(LONG).status == 200 and script.wait(LONG) == 0
     assert script.leftovers() == []
 
 
 def test_a_login_waits_for_no_more_round_trips_than_this(server, relay, home, start):
-    done = Oracle(server, home).ask_ssh('-p', str(relay.port), f'{server.user}@127.0.0.1', 'true')
+    done = Oracle(server, home).ask_ssh('-p', str(relay.port), f'{server.user}@127.0.0.1', 'true', patience=LONG)
     assert done.returncode == 0, done.stderr
     ssh = relay.trips()
     assert 8 <= ssh <= 11       # what is read about ssh: a number beyond it has something wrong with the counting
     relay.settle()
     script, to_address = start()
-    browser = Browser(script.url)
+    browser = Browser(script.url, LONG)
     page = browser.in_background(browser.sign_in)
-    script.wait_for('signed-in')
+    script.wait_for('signed-in', LONG)
     to_signed_in = relay.trips()
     ends_well(script, page)
     (server.home / '.codex' / 'auth.json').unlink()
     relay.settle()
     script, to_address_next = start()
     script.interrupt()
-    assert script.wait() == 130
+    assert script.wait(LONG) == 130
     print(f'start to address {to_address}, next {to_address_next}, redirect to signed in {to_signed_in}, ssh {ssh}')
     assert to_address <= TO_ADDRESS
     assert to_address_next <= TO_ADDRESS_NEXT
@@ -104,17 +107,17 @@ def test_a_login_waits_for_no_more_round_trips_than_this(server, relay, home, st
 
 def test_a_command_waits_for_no_more_round_trips_than_this(server, relay, home):
     with Script(home, '-p', relay.port, f'{server.user}@127.0.0.1', 'echo', 'in', json_events=False) as script:
-        script.wait_for_text('^in$')
+        script.wait_for_text('^in$', LONG)
         assert relay.trips() <= TO_ADDRESS
-        assert script.wait() == 0
+        assert script.wait(LONG) == 0
 
 
 def test_a_lost_connection_costs_no_more_round_trips_than_this(server, relay, start):
     script, _ = start()
     relay.cut('reset')
-    browser = Browser(script.url)
+    browser = Browser(script.url, LONG)
     page = browser.in_background(browser.sign_in)
-    script.wait_for('callback', delivered=True)
+    script.wait_for('callback', LONG, delivered=True)
     trips = relay.trips()
     ends_well(script, page)
     print(f'lost to delivered {trips}')
@@ -127,7 +130,7 @@ def test_a_killed_app_costs_no_more_round_trips_than_this(server, relay, start):
     embedded.end_marked_processes(server.mark)
     relay.settle()
     script, trips = start()
-    browser = Browser(script.url)
+    browser = Browser(script.url, LONG)
     ends_well(script, browser.in_background(browser.sign_in))
     print(f'killed to address {trips}')
     assert trips <= KILLED_TO_ADDRESS
@@ -141,14 +144,14 @@ def test_a_jump_host_costs_no_more_round_trips_than_this(tmp_path):
         home.make_key(jump)
         inner.authorize((home.ssh / 'id_ed25519.pub').read_text())
         words = ['-J', f'{jump.user}@127.0.0.1:{relay.port}', '-p', str(inner.port), f'{inner.user}@127.0.0.1']
-        done = Oracle(inner, home).ask_ssh(*words, 'true')
+        done = Oracle(inner, home).ask_ssh(*words, 'true', patience=LONG)
         assert done.returncode == 0, done.stderr
         ssh = relay.trips()
         relay.settle()
         with Script(home, *words) as script:
-            script.wait_for('sign-in')
+            script.wait_for('sign-in', LONG)
             trips = relay.trips()
             script.interrupt()
-            assert script.wait() == 130
+            assert script.wait(LONG) == 130
         print(f'start to address through a jump host {trips}, ssh {ssh}')
         assert trips <= TO_ADDRESS_BEYOND
