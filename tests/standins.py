@@ -22,6 +22,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,6 +94,11 @@ class Phone:
         return []
 
     @property
+    def violations(self):
+        """What the app would not have survived, or the phone not allowed."""
+        return [f'{line["what"]}\n{"".join(line["way"])}' for line in self._lines('violations.jsonl')]
+
+    @property
     def clipboard(self):
         with contextlib.suppress(FileNotFoundError):
             return (self.folder / 'clipboard').read_text()
@@ -115,19 +121,29 @@ class Phone:
         self.prepare()
         (self.folder / 'share.json').write_text(json.dumps({'url': url, 'urls': list(urls), 'text': text}))
 
-    def run_as_shortcut(self):
-        """Start the script from a Shortcut."""
+    def set(self, *conditions):
+        """From now on: 'shortcut' (a Shortcut runs the script in its extension; "Run in App" leaves no mark),
+        'no-bridge' (to Objective-C: no class is found), 'no-window' (there is no key window), 'no-sheet', 'no-notifications'
+        and 'no-paste' (the person refused them), 'no-background-time', 'no-sound', 'no-old-open' (iOS 18), 'no-browser'."""
         self.prepare()
-        (self.folder / 'shortcut').touch()
-
-    def lose_bridge(self):
-        """From now on Pythonista's bridge to Objective-C finds no class."""
-        self.prepare()
-        (self.folder / 'no-bridge').touch()
+        for condition in conditions:
+            (self.folder / condition).touch()
 
     @property
     def planned_notifications(self):
         """What is still to be shown."""
+        return [note for note in self._notifications() if note['due'] > time.time()]
+
+    @property
+    def shown_notifications(self):
+        return [note for note in self._notifications() if note['due'] <= time.time()]
+
+    def show_notifications(self):
+        """What is planned is shown now."""
+        notes = [{**note, 'due': 0} for note in self._notifications()]
+        (self.folder / 'notifications.json').write_text(json.dumps(notes))
+
+    def _notifications(self):
         with contextlib.suppress(FileNotFoundError):
             return json.loads((self.folder / 'notifications.json').read_text())
         return []
@@ -263,6 +279,9 @@ def _patch_as_pythonista_does(folder):
     change('paramiko/py3compat.py', 'collections.Callable', 'collections.abc.Callable')
     change('paramiko/py3compat.py', 'import collections', 'import collections.abc')
     change('ecdsa/numbertheory.py', 'from .six.moves import reduce', 'from functools import reduce')
+    # The app's own copy starts no processes while it is imported, neither to look for GMP nor to know the architecture.
+    change('Crypto/Util/_raw_api.py', 'cached_architecture = []', 'cached_architecture = ["64bit", ""]')
+    change('Crypto/Math/_IntegerGMP.py', 'lib = load_lib("gmp", gmp_defs)', 'raise ImportError("no GMP")')
     # pycrypto takes (and does not use) an IV in CTR mode, and knows no bcrypt.
     with open(packages / 'Crypto' / 'Cipher' / 'AES.py', 'a') as file:
         file.write('\n\n_new = new\n\n\ndef new(key, mode, *args, **kwargs):\n'

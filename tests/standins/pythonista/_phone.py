@@ -1,7 +1,12 @@
-"""Where the fake modules of the app write down what was called, and find what the person answers."""
+"""Where the fake modules of the app write down what was called, and find what the person answers.
+
+What the app would not survive, or a phone not allow, is a violation: it fails the test, whatever the script makes of it.
+"""
 
 import json
 import os
+import threading
+import traceback
 
 
 def path(name):
@@ -9,13 +14,52 @@ def path(name):
 
 
 def record(call, *args, **kwargs):
-    line = json.dumps({'call': call, 'args': args, 'kwargs': kwargs}, default=repr)
-    with open(path('calls.jsonl'), 'a') as file:
-        file.write(line + '\n')
+    _append('calls.jsonl', {'call': call, 'args': args, 'kwargs': kwargs})
+
+
+def violation(text):
+    """Write down what the app would have died of, with the way there."""
+    _append('violations.jsonl', {'what': text, 'way': traceback.format_stack(limit=8)[:-2]})
+
+
+def _append(name, value):
+    with open(path(name), 'a') as file:
+        file.write(json.dumps(value, default=repr) + '\n')
+
+
+def on_main():
+    return threading.current_thread() is threading.main_thread()
+
+
+def main_thread_only(what):
+    """UIKit: off the main thread it can end the app."""
+    if not on_main():
+        violation(f'{what} was called off the main thread')
+
+
+def never_on_main(what):
+    """What waits for a person would hold up the very thread that shows it."""
+    if on_main():
+        violation(f'{what} was called on the main thread, which it holds up')
+
+
+def text(value, name):
+    if not isinstance(value, str):
+        raise TypeError(f'{name} must be a string')
+
+
+def is_set(name):
+    """Whether the test has set this condition (see standins.Phone)."""
+    return os.path.exists(path(name))
 
 
 def ask(call, *args, **kwargs):
     """The scripted answer to a question of this kind; CANCELLED where the person taps Cancel."""
+    never_on_main(call)
+    if is_set('shortcut'):
+        # The Shortcuts extension has no window to show it in. How the app fails there no source says.
+        record('dialog without a window', call)
+        raise RuntimeError('no view controller to present from')
     record(call, *args, **kwargs)
     answers = load('answers.json', [])
     if not answers or answers[0][0] != call:

@@ -1,10 +1,21 @@
-"""Pythonista's `appex`: what the share sheet was opened with."""
+"""Pythonista's `appex`: what the share sheet was opened with, or that a Shortcut runs the script in its extension.
 
-from _phone import load, record
+"Run in App" is neither: a Shortcut waits, and nothing here says so.
+"""
+
+from _phone import is_set, load, record
 
 
 def is_running_extension():
-    return bool(load('share.json', None))
+    return bool(load('share.json', None)) or is_shortcut()
+
+
+def is_shortcut():
+    return is_set('shortcut')
+
+
+def is_widget():
+    return False
 
 
 def _shared(name):

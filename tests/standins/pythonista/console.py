@@ -1,6 +1,7 @@
 """Pythonista's `console`."""
 
-from _phone import ask, or_interrupt, record
+import appex
+from _phone import ask, main_thread_only, never_on_main, or_interrupt, record
 
 
 def alert(title, message='', button1=None, button2=None, button3=None, hide_cancel_button=False):
@@ -24,10 +25,16 @@ def secure_input(prompt=''):
 
 
 def hud_alert(message, icon='', duration=1.8):
+    never_on_main('console.hud_alert')
+    if appex.is_shortcut():
+        raise RuntimeError('no view controller to present from')
     record('console.hud_alert', message, icon, duration)
 
 
 def set_idle_timer_disabled(flag):
+    main_thread_only('console.set_idle_timer_disabled')     # it crashed 3.3 (Pythonista-Issues #651)
+    if appex.is_running_extension():
+        raise RuntimeError('no application')
     record('console.set_idle_timer_disabled', bool(flag))
 
 

@@ -1,9 +1,11 @@
 """Pythonista's `keychain`. The record of calls shows no passwords."""
 
-from _phone import load, record, save
+from _phone import load, record, save, text
 
 
 def _key(service, account):
+    text(service, 'service')
+    text(account, 'account')
     return f'{service} {account}'
 
 
@@ -14,6 +16,7 @@ def get_password(service, account):
 
 def set_password(service, account, password):
     record('keychain.set_password', service, account)
+    text(password, 'password')
     save('keychain.json', {**load('keychain.json', {}), _key(service, account): password})
 
 

@@ -1,20 +1,23 @@
 """Pythonista's `shortcuts`."""
 
-import os
 from urllib.parse import quote
 
-from _phone import path, record
+import appex
+from _phone import record, text as check
 
 
 def is_running_shortcut():
-    return os.path.exists(path('shortcut'))
+    return appex.is_shortcut()
 
 
-def set_output_text(text):
+def set_output_text(text, filename='output.txt'):
+    check(text, 'text')
+    check(filename, 'filename')
     record('shortcuts.set_output_text', text)
 
 
 def open_url(url):
+    check(url, 'url')
     record('shortcuts.open_url', url)
 
 
