@@ -1250,6 +1250,20 @@ def remove_file(path):
 QUIT = ('q', 'quit', 'quit()')      # for terminals where Ctrl-C does not arrive; a-Shell types the last to end a Python
 
 
+def is_terminal(stream):
+    """Whether a person is at a stream's other end; an app's console may have no `isatty`."""
+    return bool(stream) and getattr(stream, 'isatty', lambda: False)()
+
+
+def within(limit, function, *arguments):
+    """What `function` returns within `limit` seconds, else None: it is left to itself then, as a phone ends nothing."""
+    returned = []
+    thread = threading.Thread(target=lambda: returned.append(function(*arguments)), daemon=True)
+    thread.start()
+    thread.join(limit)
+    return returned[0] if returned else None
+
+
 class Device:
     """A terminal on a computer, which is also the interface of every device; the phones differ where they must.
 
@@ -1260,18 +1274,38 @@ class Device:
     library_cure = 'pip install --upgrade --force-reinstall paramiko'
     shows_output = True         # next to its questions
     in_app_browser = False
+    plays_silence = False
     installs_paramiko = False
     unattended = False          # somebody can be asked what is needed, but a program waits for the outcome
     takes_links = False         # a web page can start this script, and give it its arguments
 
     def __init__(self, alone=False):
-        self.alone = alone or not sys.stdin or not sys.stdin.isatty()
+        self.alone = alone or not is_terminal(sys.stdin)
         self.home = os.path.expanduser('~')
         self.ssh_folder = os.path.join(self.home, '.ssh')
         self.state_folder = os.path.join(os.environ.get('XDG_STATE_HOME') or os.path.join(self.home, '.local', 'state'),
                                          'codex-login')
         self._asking = threading.Lock()     # held while a person answers a question: the reader of lines stands back
-        self._take_answer = None
+        self._take_answer = self._reader = None
+
+    def attempt(self, function, *arguments):
+        """What `function` returns, None where it fails: for what no login depends on. -v says what failed."""
+        try:
+            return function(*arguments)
+        except Exception as error:      # the apps' modules end in whatever their bridge raises
+            import logging
+            name = getattr(function, '__name__', 'it').strip('_')
+            logging.getLogger('codex_login').debug('%s did not work: %s: %s', name, type(error).__name__, error)
+            return None
+
+    def close(self):
+        """The run is over: no line that is typed from now on is taken by it."""
+        if self._reader:
+            thread, read_end, write_end = self._reader
+            self._reader = None
+            os.close(write_end)
+            thread.join(5)
+            os.close(read_end)
 
     def can_agree(self):
         """Whether somebody is here to say yes to something new."""
@@ -1316,23 +1350,23 @@ class Device:
         opening.join(5)         # some browsers return only when they are closed: that is open, too
         return 'browser' if opening.is_alive() or opened == [True] else ''
 
-    def preferred_browser(self):
-        """What was chosen here for --browser, '' where nothing was."""
+    def preference(self, name, known):
+        """What was chosen here for the option `name`, '' where nothing was that is `known`."""
         try:
-            with open(os.path.join(self.state_folder, 'browser'), encoding='ascii') as file:
-                name = file.read().strip()
+            with open(os.path.join(self.state_folder, name), encoding='ascii') as file:
+                value = file.read().strip()
         except (OSError, UnicodeDecodeError):
             return ''
-        return name if name in ('default', 'in-app') else ''
+        return value if value in known else ''
 
-    def prefer_browser(self, name):
-        """Keep `name` for the next time."""
+    def prefer(self, name, value):
+        """Keep a choice for the next time."""
         try:
-            write_private(os.path.join(self.state_folder, 'browser'), name + '\n')
+            write_private(os.path.join(self.state_folder, name), value + '\n')
         except OSError:
             pass            # then it is asked again
 
-    def leaving(self, server, browser):
+    def leaving(self, server, browser, stay_awake=False):
         """The person goes to a browser to sign in at `server`: what keeps the app awake, and brings them back."""
 
     def returned(self):
@@ -1393,6 +1427,10 @@ class Device:
             answer = self.ask("Please type 'yes' or 'no':")
         return answer.lower() in ('yes', 'y')
 
+    def agrees(self, question):
+        """Whether a person says yes to what may as well be left; None where nobody can be asked."""
+        return self.attempt(self.confirm, question) if self.can_agree() else None
+
     def secret(self, prompt):
         """A password or the like, not shown while it is typed."""
         import getpass
@@ -1412,30 +1450,31 @@ class Device:
         """Hand every line that a person types, and that answers no question, to `take`, from a thread of its own."""
         if self.alone:
             return
+        read_end, write_end = os.pipe()         # closed at this end of it, the thread ends
 
         def read():
             # Not through sys.stdin: a thread inside it would hold up the interpreter's end.
             import select
-            pending = b''
-            while True:
-                if not select.select([sys.stdin.fileno()], [], [], 1.0)[0]:
-                    continue
+            pending, typed = b'', sys.stdin.fileno()
+            while read_end not in select.select([typed, read_end], [], [])[0]:
                 if not self._asking.acquire(blocking=False):
                     time.sleep(0.1)     # what was typed answers a question
                     continue
                 try:
-                    if not select.select([sys.stdin.fileno()], [], [], 0)[0]:
+                    if not select.select([typed], [], [], 0)[0]:
                         continue        # the question that was open until now has taken it
-                    data = os.read(sys.stdin.fileno(), 4096)
+                    data = os.read(typed, 4096)
                 finally:
                     self._asking.release()
                 if not data:
                     return
-                *lines, pending = (pending + data).split(b'\n')
+                *lines, pending = (pending + data).replace(b'\r', b'\n').split(b'\n')
                 for line in lines:
                     answer, self._take_answer = self._take_answer or take, None
                     answer(line.decode('utf-8', 'replace').strip())
-        threading.Thread(target=read, daemon=True).start()
+        thread = threading.Thread(target=read, daemon=True)
+        self._reader = thread, read_end, write_end
+        thread.start()
 
     def offer(self, question, accept, decline):
         """Ask yes or no while lines are being taken; calls one of the two functions, maybe in another thread."""
@@ -1460,35 +1499,91 @@ class Device:
         """
 
 
-class AShell(Device):
-    """a-Shell and a-Shell mini: a terminal on iOS whose commands run as threads of the app."""
-    back = 'come back to a-Shell (on an iPad, Split View keeps both in view)'
-    installs_paramiko = True
-    app = 'a-Shell'
-    library_cure = 'pip install --no-deps --upgrade --force-reinstall paramiko (no other Python may run in the app)'
+def objc(receiver, selector, *words):
+    """Send a message of Objective-C to an object or, by its name, a class. Arguments and result are a machine word each.
+
+    Raises OSError where there is no such class, AttributeError where there is no Objective-C.
+    """
+    from ctypes import CDLL, c_void_p
+    # By index, a library gives a new handle each time: the types are nobody else's.
+    find, register, send = (CDLL(None)[name] for name in ('objc_getClass', 'sel_registerName', 'objc_msgSend'))
+    for function, count in (find, 1), (register, 1), (send, 2 + len(words)):
+        function.restype, function.argtypes = c_void_p, [c_void_p] * count
+    target = find(receiver.encode()) if isinstance(receiver, str) else receiver
+    if not target:
+        raise OSError(f'nothing here takes {selector}')
+    return send(target, register(selector.encode()), *words) or 0
+
+
+class Phone(Device):
+    """What the two apps have in common: iOS puts them to sleep, and can be asked for some time before it does."""
+    GRACE = 25.0            # seconds; iOS gives about 30, and ends the app whose background task is not ended by then
 
     def __init__(self, alone=False):
         super().__init__(alone)
         self.home = os.path.join(self.home, 'Documents')        # the only folder that can be written to
         self.ssh_folder = os.path.join(self.home, '.ssh')
         self.state_folder = os.path.join(self.home, '.codex-login')
+        self._tasks = []        # the background task; who takes it from here ends it
+        self._timer = None
 
     def user(self):
         return ''
 
+    def leaving(self, server, browser, stay_awake=False):
+        self.attempt(self._take_grace)
+
+    def _take_grace(self):
+        self._end_grace()
+        task = self._begin_task()
+        if task in (None, 0, 2 ** 63 - 1):
+            raise OSError('iOS gives no background time')
+        self._tasks.append(task)
+        self._timer = threading.Timer(self.GRACE, self._end_grace)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end_grace(self):
+        if self._timer:
+            self._timer.cancel()
+        with contextlib.suppress(IndexError):       # the timer was first
+            self.attempt(self._end_task, self._tasks.pop())
+
+    def returned(self):
+        self._end_grace()
+
+
+class AShell(Phone):
+    """a-Shell and a-Shell mini: a terminal on iOS whose commands run as threads of the app."""
+    app = 'a-Shell'
+    back = 'come back to a-Shell (on an iPad, Split View keeps both in view)'
+    library_cure = 'pip install --no-deps --upgrade --force-reinstall paramiko (no other Python may run in the app)'
+    installs_paramiko = True
+    plays_silence = True
+
+    def __init__(self, alone=False):
+        super().__init__(alone)
+        self._player = None
+        self.attempt(self._outlive_ctrl_c)
+
+    @staticmethod
+    def _outlive_ctrl_c():
+        """Ctrl-C cancels the thread once Python's handler has run: nothing would be cleared up."""
+        import ctypes
+        ctypes.CDLL(None).pthread_setcancelstate(0, None)       # PTHREAD_CANCEL_DISABLE, as Darwin numbers it
+
     def _run(self, *command, text=None, limit=10):
+        """What a command prints, None where it fails. It is never killed: here that would end the whole app."""
         import subprocess
-        try:
-            done = subprocess.run(command, input=text, stdout=subprocess.PIPE, encoding='utf-8', timeout=limit)
-            return done.stdout if done.returncode == 0 else None
-        except (OSError, subprocess.SubprocessError):
-            return None
+        done = within(limit, self.attempt, lambda: subprocess.run(
+            command, input=text, stdout=subprocess.PIPE, encoding='utf-8'))
+        return done.stdout if done and done.returncode == 0 else None
 
     def copy(self, text):
         return self._run('pbcopy', text=text) is not None
 
     def paste(self):
-        return self._run('pbpaste') or ''
+        return self._run('pbpaste', limit=75) or ''     # iOS asks the person, who may take a minute
 
     def left_for_login(self):
         # A Shortcut cannot run a second command beside the login; in extension it can write to the group's folder.
@@ -1505,6 +1600,76 @@ class AShell(Device):
         # Not webbrowser: a-Shell's own encodes the address once more.
         return 'Safari' if self._run('open', url) is not None else ''
 
+    # -- staying awake
+
+    def _begin_task(self):
+        return objc(objc('UIApplication', 'sharedApplication'), 'beginBackgroundTaskWithExpirationHandler:', None)
+
+    def _end_task(self, task):
+        objc(objc('UIApplication', 'sharedApplication'), 'endBackgroundTask:', task)
+
+    def leaving(self, server, browser, stay_awake=False):
+        super().leaving(server, browser)
+        if stay_awake and not self._player:
+            try:
+                self._play_silence()
+            except Exception as error:      # ctypes ends in several kinds
+                print(f'This app cannot be kept awake ({error}).', file=sys.stderr, flush=True)
+
+    def _play_silence(self):
+        """Play silence, beside whatever else plays: a-Shell may play sound in the background, and runs on as long."""
+        sound = struct.pack('<4sI4s4sIHHIIHH4sI', b'RIFF', 16036, b'WAVE', b'fmt ', 16, 1, 1, 8000, 16000, 2, 16, b'data',
+                            16000) + bytes(16000)       # a second of it
+        category = objc('NSString', 'stringWithUTF8String:', b'AVAudioSessionCategoryPlayback')
+        mix_with_others = 1
+        objc(objc('AVAudioSession', 'sharedInstance'), 'setCategory:withOptions:error:', category, mix_with_others, None)
+        data = objc('NSData', 'dataWithBytes:length:', sound, len(sound))
+        self._player = objc(objc('AVAudioPlayer', 'alloc'), 'initWithData:error:', data, None)
+        objc(self._player, 'setNumberOfLoops:', -1)
+        if not objc(self._player, 'play') & 0xff:
+            raise OSError('iOS plays nothing')
+
+    def _stop_silence(self):
+        player, self._player = self._player, None
+        objc(player, 'stop')
+        objc(player, 'release')
+
+    def returned(self):
+        super().returned()
+        if self._player:
+            self.attempt(self._stop_silence)
+
+    # -- questions
+
+    def ask(self, question):
+        with self._asking:
+            print(question, end=' ', file=sys.stderr, flush=True)
+            return self._unless_q(self._read_keys().strip())
+
+    def secret(self, prompt):
+        import ctypes
+        import termios
+        with self._asking:
+            termios.tcgetattr(sys.stdin.fileno())       # makes the terminal interactive: no echo, and each key at once
+            try:
+                print(prompt, end=' ', file=sys.stderr, flush=True)
+                return self._unless_q(self._read_keys())
+            finally:
+                self.attempt(ctypes.CDLL(None).ios_stopInteractive)
+                print(file=sys.stderr, flush=True)
+
+    @staticmethod
+    def _read_keys():
+        """What a person types up to Return, which is another key in an interactive terminal than in the usual one."""
+        typed = bytearray()
+        while (key := os.read(sys.stdin.fileno(), 1)) not in (b'\r', b'\n'):
+            if key in (b'\x03', b'\x04') or not key and not typed:
+                raise KeyboardInterrupt
+            if not key:
+                break
+            typed = bytearray(typed.decode('utf-8', 'ignore')[:-1].encode()) if key in b'\x7f\x08' else typed + key
+        return typed.decode('utf-8', 'replace')
+
     def install_paramiko(self):
         """Have pip install paramiko without what cannot be compiled here."""
         import importlib
@@ -1517,13 +1682,13 @@ class AShell(Device):
 
     def finished(self, outcome, status, events):
         # A Shortcut reads a file, which has neither what went to standard error nor the exit status.
-        if not events and not sys.stdout.isatty():
+        if not events and not is_terminal(sys.stdout):
             if status and outcome:
                 print(outcome)
             print(f'Exit status: {status}', flush=True)
 
 
-class Pythonista(Device):
+class Pythonista(Phone):
     """Pythonista: dialogs instead of a terminal, and the app's own modules."""
     app = 'Pythonista'
     back = 'tap ◀ Pythonista'
@@ -1532,26 +1697,45 @@ class Pythonista(Device):
     in_app_browser = True
     takes_links = True
     KEYCHAIN = 'codex_login'
-    REMINDER = 'pythonista3://?codex_login'     # the address that a reminder opens, by which it is known again
+    REMINDER = 'codex_login'        # the identifier of a notification: the next one takes its place
 
     def __init__(self, alone=False):
         super().__init__(alone)
-        import shortcuts
         self.alone = alone
-        self.unattended = shortcuts.is_running_shortcut()
-        self.home = os.path.join(self.home, 'Documents')
-        self.ssh_folder = os.path.join(self.home, '.ssh')
-        self.state_folder = os.path.join(self.home, '.codex-login')
+        self.unattended = bool(self.attempt(self._in_shortcut))
         self._sheet = None
 
     def can_agree(self):
         import appex
         return super().can_agree() and not appex.is_running_extension()
 
-    def user(self):
-        return ''
+    @staticmethod
+    def _in_shortcut():
+        import shortcuts
+        return shortcuts.is_running_shortcut()
+
+    @staticmethod
+    def on_main(function, *arguments):
+        """What `function` returns on the app's main thread, where UIKit lives; raises what it raises there."""
+        from objc_util import on_main_thread
+        outcome = []
+
+        def call():             # on_main_thread only prints an exception
+            try:
+                outcome.append((function(*arguments), None))
+            except BaseException as error:
+                outcome.append((None, error))
+        on_main_thread(call)()
+        result, error = outcome[0]
+        if error:
+            raise error
+        return result
 
     def copy(self, text):
+        self.on_main(self._copy, text)
+        return True
+
+    def _copy(self, text):
         import clipboard
         try:
             self._copy_here(text)
@@ -1561,84 +1745,115 @@ class Pythonista(Device):
             here = False
         if not here:
             clipboard.set(text)
-        return True
 
     @staticmethod
     def _copy_here(text):
         """Copy for this device only: not for the person's others, which share the usual clipboard (UIPasteboard)."""
-        from ctypes import c_void_p
-        from objc_util import ObjCClass, ObjCInstance, c, ns
+        from objc_util import ObjCClass, ObjCInstance, c, c_void_p, ns
         local_only = ObjCInstance(c_void_p.in_dll(c, 'UIPasteboardOptionLocalOnly'))
         ObjCClass('UIPasteboard').generalPasteboard().setItems_options_(
             ns([{'public.utf8-plain-text': text}]), ns({local_only: True}))
 
     def paste(self):
         import clipboard
-        return clipboard.get()
+        return self.on_main(clipboard.get) or ''
 
     def open_page(self, url, browser='default'):
         if browser == 'in-app':
             try:
-                self._present(url)
+                self.on_main(self._present, url)
                 return 'in-app'
             except Exception as error:      # objc_util ends in whatever the bridge raises
-                print(f'The in-app browser did not open ({error}); Safari does.')
-                self._remind()
-        import webbrowser
-        # Plain https:// would open a tab of the app's own, without the person's passwords.
-        return 'Safari' if webbrowser.open('safari-' + url if url.startswith('https') else url) is not False else ''
+                print(f'The in-app browser did not open ({error}); Safari does.', file=sys.stderr)
+                self.attempt(self._remind)
+        try:
+            self.on_main(self._open, url)
+            return 'Safari'
+        except Exception:
+            import webbrowser
+            # Plain https:// would open a tab of the app's own, without the person's passwords.
+            self.on_main(webbrowser.open, 'safari-' + url if url.startswith('https') else url)
+            return ''           # it says of nothing whether it was opened
+
+    @staticmethod
+    def _open(url):
+        from objc_util import UIApplication, nsurl
+        UIApplication.sharedApplication().openURL_options_completionHandler_(nsurl(url), {}, None)
 
     def _present(self, url):
-        from objc_util import ObjCClass, UIApplication, load_framework, nsurl, on_main_thread
-
-        @on_main_thread
-        def present():
-            load_framework('SafariServices')
-            self._sheet = ObjCClass('SFSafariViewController').alloc().initWithURL_(nsurl(url))
-            root = UIApplication.sharedApplication().keyWindow().rootViewController()
-            (root.presentedViewController() or root).presentViewController_animated_completion_(self._sheet, True, None)
-        present()
+        from objc_util import ObjCClass, UIApplication, load_framework, nsurl
+        load_framework('SafariServices')
+        sheet = ObjCClass('SFSafariViewController').alloc().initWithURL_(nsurl(url))
+        top = UIApplication.sharedApplication().keyWindow().rootViewController()
+        while top.presentedViewController():
+            top = top.presentedViewController()
+        top.presentViewController_animated_completion_(sheet, True, None)
+        self._sheet = sheet
 
     def _dismiss(self):
-        if self._sheet:
-            from objc_util import on_main_thread
-            on_main_thread(self._sheet.dismissViewControllerAnimated_completion_)(True, None)
-            self._sheet = None
+        sheet, self._sheet = self._sheet, None
+        self.on_main(sheet.dismissViewControllerAnimated_completion_, True, None)
 
-    def leaving(self, server, browser):
-        import console
+    def leaving(self, server, browser, stay_awake=False):
         self._server = server
-        console.set_idle_timer_disabled(True)
+        super().leaving(server, browser)
+        self.attempt(self._keep_screen_on, True)
         if browser != 'in-app':
-            self._remind()
+            self.attempt(self._remind)
+
+    def _begin_task(self):
+        from objc_util import UIApplication
+        return self.on_main(lambda: UIApplication.sharedApplication().beginBackgroundTaskWithExpirationHandler_(None))
+
+    def _end_task(self, task):
+        from objc_util import UIApplication
+        self.on_main(lambda: UIApplication.sharedApplication().endBackgroundTask_(task))
+
+    def _keep_screen_on(self, on):
+        import console
+        self.on_main(console.set_idle_timer_disabled, on)
 
     def _remind(self):
         import notification
-        notification.schedule(f'Signed in at {self._server}? Tap to finish.', 20, '', self.REMINDER)
+        if notification.schedule(f'Signed in at {self._server}? Tap to finish.', 20, action_url='pythonista3://',
+                                 identifier=self.REMINDER) is None:
+            raise OSError('notifications are not allowed')
+
+    def _unremind(self):
+        import notification
+        notification.cancel(self.REMINDER)
+        notification.remove_delivered(self.REMINDER)
 
     def returned(self):
-        import console
-        import notification
-        console.set_idle_timer_disabled(False)
-        for planned in notification.get_scheduled():        # a run that was killed has left its own
-            if planned.get('action_url') == self.REMINDER:
-                notification.cancel(planned)
-        self._dismiss()
+        super().returned()
+        self.attempt(self._keep_screen_on, False)
+        self.attempt(self._unremind)        # a run that was killed has left its own
+        if self._sheet:
+            self.attempt(self._dismiss)
+
+    def _asked(self, dialog, *arguments, **options):
+        """What a dialog gives. Raises Problem where the app can show none, as for a Shortcut that runs in its extension."""
+        try:
+            return dialog(*arguments, **options)
+        except Exception as error:
+            self.alone = True
+            raise Problem('setup', f'Nobody can be asked here ({error}).',
+                          'Run the script in the app once, or have the Shortcut run it there.') from None
 
     def ask(self, question):
         import console
-        return console.input_alert('codex_login', question).strip()
+        return self._asked(console.input_alert, 'codex_login', question).strip()
 
     def choose(self, title, choices):
         import dialogs
-        choice = dialogs.list_dialog(title, choices)
+        choice = self._asked(dialogs.list_dialog, title, choices)
         if choice is None:
             raise KeyboardInterrupt
         return choice
 
     def fill_in(self, title, fields, typed, wrong=''):
         import dialogs
-        filled = dialogs.form_dialog(title, sections=[(wrong, [
+        filled = self._asked(dialogs.form_dialog, title, sections=[(wrong, [
             {'type': 'text', 'key': key, 'title': label, 'value': typed.get(key, ''), 'autocorrection': False,
              'autocapitalization': 0} for key, label in fields.items()])])
         if filled is None:
@@ -1647,28 +1862,28 @@ class Pythonista(Device):
 
     def confirm(self, question):
         import console
-        return console.alert('codex_login', question, 'Yes', 'No', hide_cancel_button=True) == 1
+        return self._asked(console.alert, 'codex_login', question, 'Yes', 'No', hide_cancel_button=True) == 1
 
     def secret(self, prompt):
         import console
-        return console.password_alert('codex_login', prompt)
+        return self._asked(console.password_alert, 'codex_login', prompt)
 
     def kept_secret(self, server):
         import keychain
-        return keychain.get_password(self.KEYCHAIN, server)
+        return self.attempt(keychain.get_password, self.KEYCHAIN, server)
 
     def keep_secret(self, server, secret):
         import keychain
         if secret is None:
-            keychain.delete_password(self.KEYCHAIN, server)
+            self.attempt(keychain.delete_password, self.KEYCHAIN, server)
         else:
-            keychain.set_password(self.KEYCHAIN, server, secret)
+            self.attempt(keychain.set_password, self.KEYCHAIN, server, secret)
 
     def typed_lines(self, take):
         pass                    # there is no terminal; the app's own stop button cancels
 
     def offer(self, question, accept, decline):
-        accept() if not self.alone and self.confirm(question) else decline()
+        accept() if self.agrees(question) else decline()
 
     def about(self):
         import plistlib
@@ -1679,10 +1894,9 @@ class Pythonista(Device):
 
     def finished(self, outcome, status, events):
         import console
-        if self.unattended:
-            import shortcuts
-            shortcuts.set_output_text(outcome)
-        elif outcome:
+        import shortcuts
+        self.attempt(shortcuts.set_output_text, outcome)    # whether a Shortcut waits is not always known
+        if outcome and not self.unattended:
             console.hud_alert(outcome[:60], 'success' if status == 0 else 'error', 2)
 
 
@@ -1705,8 +1919,8 @@ def put_line(text, stream):
     try:
         print(harmless_lines(text), file=stream, flush=True)
     except BrokenPipeError:
-        import _thread
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())     # what is still said goes nowhere
+        with open(os.devnull, 'wb') as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())      # where what is still said goes
         _thread.interrupt_main()
 
 
@@ -1728,6 +1942,9 @@ class TextReport:
         """A line about progress."""
         if not self.quiet:
             put_line(text, sys.stderr)
+
+    def close(self):
+        """The run is over."""
 
     def show(self, text):
         """A line that a person needs."""
@@ -1786,12 +2003,22 @@ class JsonReport:
         self._lock = threading.Lock()
         self.outcome = ''       # the last event
         try:
-            descriptor = sys.stdout.fileno()
+            self._descriptor, elsewhere = sys.stdout.fileno(), sys.stderr.fileno()
         except (AttributeError, OSError):
             return              # an app's console, which no other program writes to
         # A browser or clipboard program that prints must not get between the lines.
-        self._stream = os.fdopen(os.dup(descriptor), 'w', encoding='utf-8')
-        os.dup2(2, descriptor)
+        sys.stdout.flush()
+        self._stream = os.fdopen(os.dup(self._descriptor), 'w', encoding='utf-8')
+        os.dup2(elsewhere, self._descriptor)
+
+    def close(self):
+        """Standard output is again what it was: an app's next command has the same."""
+        if self._stream is not sys.stdout:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+            os.dup2(self._stream.fileno(), self._descriptor)
+            with contextlib.suppress(OSError):
+                self._stream.close()
 
     def tell(self, event, **fields):
         import json
@@ -4137,7 +4364,7 @@ def _close(end):
 
 
 _resting = []           # for each thread that has nothing to do, the queue that it waits at
-MOST_RESTING = 16
+MOST_RESTING, LONGEST_REST = 16, 5.0
 
 
 def _start(function, *arguments):
@@ -4159,7 +4386,13 @@ def _work(job):
             return
         function = arguments = job = None       # a thread at rest keeps nothing alive
         _resting.append(jobs)
-        job = jobs.get()
+        try:
+            job = jobs.get(timeout=LONGEST_REST)
+        except queue.Empty:
+            with contextlib.suppress(ValueError):
+                _resting.remove(jobs)
+                return
+            job = jobs.get()            # it was taken from there just now
 
 
 class Unreachable(Problem):
@@ -4866,7 +5099,7 @@ class RedirectRelay:
     def _read_request(self, sock):
         data, deadline = bytearray(), time.monotonic() + self.HEAD_LIMIT
         while not self._closed and time.monotonic() < deadline:
-            sock.settimeout(1.0 if data else self.HEAD_LIMIT)
+            sock.settimeout(1.0)
             try:
                 piece = sock.recv(65536)
             except socket.timeout:
@@ -5275,7 +5508,7 @@ class Login:
                 self._give_up()
             raise
         finally:
-            self._device.returned()
+            self._device.attempt(self._device.returned)
             if self._relay:
                 self._relay.close()
             if self._forwards:
@@ -5305,7 +5538,7 @@ class Login:
         present = self._start(again=self._options.again)
         if present is not None:
             self._report.tell('signed-in', text=present)
-            if not self._device.can_agree() or not self._device.confirm(
+            if not self._device.agrees(
                     f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login)'):
                 self._report.note('Nothing was changed. --again signs in anew.')
                 return False
@@ -5464,9 +5697,9 @@ class Login:
         if found and not self._code:
             self._check_issuer(found.url)
             self._code = found
-            self._device.copy(found.code)
+            copied = self._device.attempt(self._device.copy, found.code)
             self._report.tell('device-code', url=found.url, code=found.code)
-            self._show_page(found.url, 'The code is copied.')
+            self._show_page(found.url, 'The code is copied.' if copied else '')
 
     def _open(self, found):
         """Everything between the address and the person's browser: check, listen, copy, open."""
@@ -5484,7 +5717,7 @@ class Login:
             self._listen(found)
             self._save()
             self._report.tell('sign-in', url=found.url, port=found.port)
-            copied = self._device.copy(found.url)
+            copied = self._device.attempt(self._device.copy, found.url)
             self._show_page(found.url, 'The address is copied.' if copied else '')
 
     def _arrived_before(self):
@@ -5510,19 +5743,33 @@ class Login:
         self._report.tell('listening', mode='redirect', bind='localhost', port=found.port)
 
     def _show_page(self, url, copied=''):
-        if self._options.qr:
-            self._report.show(qr_code(url))
-        browser = self._options.browser or self._device.preferred_browser() or 'default'
-        if browser == 'in-app' and not self._device.in_app_browser:
-            self._report.note('There is no in-app browser on this device; the usual one opens.')
+        device, report, options = self._device, self._report, self._options
+        if options.qr:
+            report.show(device.attempt(qr_code, url) or 'The code cannot be drawn here.')
+        browser = options.browser or device.preference('browser', ('default', 'in-app')) or 'default'
+        if browser == 'in-app' and not device.in_app_browser:
+            report.note('There is no in-app browser on this device; the usual one opens.')
+        opened = None
         if browser != 'none':
-            self._device.leaving(self._settings.alias, browser)
-        opened = browser != 'none' and self._device.open_page(url, browser)
+            device.attempt(device.leaving, self._settings.alias, browser, self._stays_awake())
+            opened = device.attempt(device.open_page, url, browser)
         if opened:
-            self._report.tell('opened', browser=opened)
-            self._report.note(f'{copied} Your browser opens it. After signing in, {self._device.back}.'.strip())
+            report.tell('opened', browser=opened)
+            report.note(f'{copied} Your browser opens it. After signing in, {device.back}.'.strip())
         else:
-            self._report.note(f'{copied} Open it in the browser of this device, then {self._device.back}.'.strip())
+            report.note(f'{copied} Open it in the browser of this device, then {device.back}.'.strip())
+
+    def _stays_awake(self):
+        """Whether --stay-awake was chosen, now or before; where it means something, the choice is kept."""
+        chosen, device = self._options.stay_awake, self._device
+        if not device.plays_silence:
+            if chosen:
+                self._report.note('Only a-Shell can be kept awake by --stay-awake.')
+            return False
+        if chosen is None:
+            return device.preference('stay-awake', ('yes', 'no')) == 'yes'
+        device.prefer('stay-awake', 'yes' if chosen else 'no')
+        return chosen
 
     def _on_exit(self, status):
         if self._relay and self._relay.delivering() and self._patience:
@@ -5565,11 +5812,12 @@ class Login:
     def _offer_in_app_browser(self):
         """Once, after a login during which the system put this app to sleep."""
         device = self._device
-        if self._slept and device.in_app_browser and not (device.alone or device.unattended or device.preferred_browser()):
+        if self._slept and device.in_app_browser and not device.preference('browser', ('default', 'in-app')):
             device.returned()
-            device.prefer_browser('in-app' if device.confirm(
+            answer = device.agrees(
                 'This app was asleep while you signed in. Next time, open the page inside the app, which stays awake')
-                else 'default')
+            if answer is not None:
+                device.prefer('browser', 'in-app' if answer else 'default')
 
     def _finish(self):
         self._remote.end()
@@ -5623,7 +5871,8 @@ class Login:
         self._on_typed(self._device.left_for_login())
         if self._look_at and now >= self._look_at:
             self._look_at = None
-            threading.Thread(target=lambda: self._inbox.put(('clipboard', self._device.paste())), daemon=True).start()
+            look = lambda: self._inbox.put(('clipboard', self._device.attempt(self._device.paste) or ''))
+            threading.Thread(target=look, daemon=True).start()
 
     def _on_clipboard(self, text):
         with contextlib.suppress(Problem):
@@ -6102,6 +6351,8 @@ def make_parser():
     add('--again', action='store_true', help='sign in anew where codex is signed in already')
     add('--check', action='store_true', help='try out this device: a table to be copied into a report')
     add('--browser', choices=('default', 'in-app', 'none'), help='where the sign-in page is opened')
+    add('--stay-awake', action=argparse.BooleanOptionalAction, help='play silence while you sign in, so that a-Shell is not '
+        'put to sleep; remembered until --no-stay-awake')
     add('--qr', action='store_true', help='show the address as a QR code, too')
     add('--json', action='store_true', help='events as JSON lines on standard output')
     add('--timeout', metavar='SECONDS', default='900', help='give up after so long (default %(default)s)')
@@ -6179,29 +6430,41 @@ def absolute_paths(key, value):
                          for name in (value.split() if key == 'userknownhostsfile' else [value]))
 
 
-def log_to_stderr():
+@contextlib.contextmanager
+def logged_to_stderr():
     import logging
+    root, handler, level = logging.getLogger(), logging.StreamHandler(sys.stderr), logging.getLogger().level
 
     class Lines(logging.Formatter):
         def format(self, record):       # what a server says with line breaks begins no line of the log
             return harmless_lines(super().format(record)).replace('\n', '\n    ')
-    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines('%(name)s: %(message)s'))
-    logging.basicConfig(handlers=[handler], level=logging.DEBUG)
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
 
 
-def cancel_on_signals():
+@contextlib.contextmanager
+def cancelled_by_signals():
     """SIGTERM, SIGHUP and SIGQUIT (a window of a-Shell that is closed) end the login as Ctrl-C does."""
     import signal
 
     def cancel(number, frame):
         raise KeyboardInterrupt
-    for name in ('SIGTERM', 'SIGHUP', 'SIGQUIT'):
-        try:
-            if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:      # nohup's wish
-                signal.signal(getattr(signal, name), cancel)
-        except (AttributeError, ValueError):
-            pass            # not the main thread, as in a-Shell; or no such signal
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        with contextlib.suppress(ValueError):       # in Pythonista this is not the main thread
+            if signal.getsignal(number) is not signal.SIG_IGN:      # nohup's wish
+                before[number] = signal.signal(number, cancel)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def sign_in(options, device, report, redirect=None):
@@ -6268,7 +6531,7 @@ def waiting_login(redirect, device, report):
 
 def finish(options, device, report):
     """Deliver the redirect that a person brought to the login it belongs to; the exit status. Raises Problem."""
-    redirect = parse_redirect(options.finish or device.paste())
+    redirect = parse_redirect(options.finish or device.attempt(device.paste) or '')
     session = waiting_login(redirect, device, report)
     words = (['--device-auth'] if session.device_auth else []) + session.arguments + session.command
     again = read_arguments(words)
@@ -6295,7 +6558,7 @@ def names_a_server(asked, device):
 def consent_question(words, options, device, report):
     """What arguments would do, as the configuration resolves them, for the person who is to agree."""
     if options.finish is not None:
-        redirect = parse_redirect(options.finish or device.paste())
+        redirect = parse_redirect(options.finish or device.attempt(device.paste) or '')
         session = waiting_login(redirect, device, report)
         lines = [f'Hand the page localhost:{redirect.port}{redirect.path} to the login at {session.server}']
     elif options.add is not None or options.check:      # with more than the link, which has a question of its own
@@ -6334,6 +6597,22 @@ def ask_consent(words, options, device, report):
         write_private(path, '\n'.join([*agreed[-99:], mark]) + '\n')
 
 
+def carry_out(options, device, report):
+    """Do what `options` ask for; the exit status. Raises Problem and KeyboardInterrupt."""
+    if options.check:
+        return check(device, report)
+    prepare(device, options)
+    if options.finish is not None:
+        return finish(options, device, report)
+    if options.add is not None:
+        return pair(options, device, report)
+    if options.new_key:
+        return set_up_key(options, device, report)
+    if options.only_forwards:
+        return Tunnels(options, settings_of(options, device), device, report).run()
+    return sign_in(options, device, report)
+
+
 def main(words=None):
     """Run with `words` as arguments; the exit status."""
     brought = words is None         # by whoever started the script: on some devices, a web page can
@@ -6347,38 +6626,27 @@ def main(words=None):
     events, quiet = (asked.json, asked.quiet) if asked else ('--json' in words, False)
     device = this_device(alone=events)
     report = JsonReport() if events else TextReport(quiet)
-    try:
-        if not words and not device.alone:
-            words, brought = choose_from_menu(device, Sessions(device, report.note)), False
-        options = read_arguments(words)
-        if brought and device.takes_links and not names_a_server(asked, device):
-            ask_consent(words, options, device, report)
-        if options.verbose:
-            log_to_stderr()
-        cancel_on_signals()
-        if not options.check:
-            prepare(device, options)
-        if options.check:
-            status = check(device, report)
-        elif options.finish is not None:
-            status = finish(options, device, report)
-        elif options.add is not None:
-            status = pair(options, device, report)
-        elif options.new_key:
-            status = set_up_key(options, device, report)
-        elif options.only_forwards:
-            settings = settings_of(options, device)
-            Tunnels(options, settings, device, report).run()
-        else:
-            status = sign_in(options, device, report)
-    except Problem as problem:
-        report.tell('error', kind=problem.kind, message=problem.message, hint=problem.hint)
-        status = problem.status
-    except KeyboardInterrupt:
-        report.tell('error', kind='cancelled', message='Cancelled.', hint='')
-        status = CANCELLED
-    report.tell('done', status=status)
-    device.finished(report.outcome, status, report.events)
+    with contextlib.ExitStack() as run:         # an app lives on and runs the next script: nothing of this one remains
+        run.callback(device.close)
+        run.callback(report.close)
+        try:
+            if not words and not device.alone:
+                words, brought = choose_from_menu(device, Sessions(device, report.note)), False
+            options = read_arguments(words)
+            if brought and device.takes_links and not names_a_server(asked, device):
+                ask_consent(words, options, device, report)
+            if options.verbose:
+                run.enter_context(logged_to_stderr())
+            run.enter_context(cancelled_by_signals())
+            status = carry_out(options, device, report)
+        except Problem as problem:
+            report.tell('error', kind=problem.kind, message=problem.message, hint=problem.hint)
+            status = problem.status
+        except KeyboardInterrupt:
+            report.tell('error', kind='cancelled', message='Cancelled.', hint='')
+            status = CANCELLED
+        report.tell('done', status=status)
+        device.attempt(device.finished, report.outcome, status, report.events)
     return status
 
 

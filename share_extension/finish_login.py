@@ -8,7 +8,6 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [HERE, os.path.join(HERE, os.pardir, 'scripts')]
 
 
 def shared_address():
@@ -24,13 +23,19 @@ def shared_address():
 
 
 def main():
+    before = list(sys.path)
+    sys.path[:0] = [HERE, os.path.join(HERE, os.pardir, 'scripts')]
     try:
-        import codex_login
-    except ImportError:
-        print('codex_login.py is missing.\nPut it into the same folder as this script.', file=sys.stderr)
-        return 255
-    address = shared_address()
-    return codex_login.main(['--finish', address] if address else ['--finish'])
+        try:
+            import codex_login
+        except ImportError:
+            print('codex_login.py is missing.\nPut it into the same folder as this script.', file=sys.stderr)
+            return 255
+        address = shared_address()
+        return codex_login.main(['--finish', address] if address else ['--finish'])
+    finally:                    # the app lives on: its next script finds it as it was
+        sys.path[:] = before
+        sys.modules.pop('codex_login', None)
 
 
 if __name__ == '__main__':

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from urllib.parse import unquote
 
+import apps
 import pytest
 import standins
 from conftest import PASSED
@@ -31,6 +32,11 @@ APPS = {
     'Pythonista': standins.pythonista,
     'Pythonista beta': functools.partial(standins.pythonista, '3.13'),
 }
+# The app lives on: every story happens in a process that has just been started, and again in one that has lived it.
+AGAIN = ' once more'
+PYTHONISTAS = ['Pythonista', 'Pythonista' + AGAIN, 'Pythonista beta',
+               pytest.param('Pythonista beta' + AGAIN, marks=pytest.mark.slow)]
+ASHELL_APP = standins.HERE / 'standins' / 'ashell' / '_app.py'
 SCRIPT = ROOT / 'scripts' / 'codex_login.py'
 SHARE_EXTENSION = ROOT / 'share_extension' / 'finish_login.py'
 PAIR_PHONE = ROOT / 'scripts' / 'pair_phone.py'
@@ -43,16 +49,6 @@ YES, NO = 1, 2      # the buttons of an alert
 QUESTIONS = ('console.alert', 'console.input_alert', 'console.password_alert', 'dialogs.list_dialog',
              'dialogs.form_dialog')
 
-# Runs a script as `python script arguments` does, and says afterwards how much memory it needed.
-MEASURED = '''
-import atexit, runpy, sys
-def peak():
-    with open('/proc/self/status') as status, open(sys.argv[0] + '.peak', 'w') as note:
-        note.write(next(line.split()[1] for line in status if line.startswith('VmHWM')))
-atexit.register(peak)
-del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name='__main__')
-'''
 
 
 def stand_in(make):
@@ -66,8 +62,9 @@ def stand_in(make):
 class Handset:
     """A phone with one of the apps, and the script in the app's folder: all that it has at first."""
 
-    def __init__(self, folder, stand_in):
+    def __init__(self, folder, stand_in, app=None):
         self.stand_in = stand_in
+        self.app = app              # Pythonista's process, which lives on
         self.is_terminal = stand_in.name == 'a-Shell'
         self.phone = standins.Phone(folder / 'phone')
         self.phone.prepare()
@@ -77,7 +74,10 @@ class Handset:
         self.desk = folder / 'desk'
         self.tmp.mkdir()
         shutil.copy(SCRIPT, self.folder)
-        self.opener = 'open' if self.is_terminal else 'webbrowser.open'
+        self.opener = 'open' if self.is_terminal else 'openURL'
+        # a-Shell's commands begin elsewhere where a link or a Shortcut starts them
+        self.group = folder / 'group'
+        self.group.mkdir()
         self.scripts = []
         self.variables = {}
         self.enter = ()     # a command prefix that leads to where the phone is
@@ -110,21 +110,36 @@ class Handset:
     # What is done with it
 
     def environment(self):
-        return {**self.stand_in.environment(self.phone.home), 'TMPDIR': str(self.tmp), **self.variables}
+        return {**self.stand_in.environment(self.phone.home), 'TMPDIR': str(self.tmp), 'SHORTCUTS': str(self.group),
+                **self.variables}
 
     def start(self, *words, script='codex_login.py', **how):
         """Start the script with these arguments; in a-Shell a person sits at the terminal."""
-        how = {'json_events': False, 'terminal': self.is_terminal, 'python': self.stand_in.python,
-               'script': self.folder / script, 'enter': self.enter, **how}
         self.opened_before = len(self.phone.called(self.opener))
-        self.scripts.append(Script(self, *words, **how))
+        start = self._start_command if self.is_terminal else self._start_in_app
+        self.scripts.append(start(self.folder / script, words, **how))
         return self.scripts[-1]
+
+    def _start_command(self, script, words, json_events=False, enter=(), python=None, terminal=True):
+        """Run a script as `python SCRIPT` does there, or with `python` something else, as it is."""
+        if python:
+            return Script(self, *words, json_events=False, terminal=terminal, python=python, script=script)
+        return Script(self, *words, json_events=json_events, terminal=True, python=ASHELL_APP, script=script,
+                      cwd=self.group, enter=(*self.enter, *enter, self.stand_in.python))
+
+    def _start_in_app(self, script, words, json_events=False):
+        if self.shares or not (self.app and self.app.alive):
+            if self.app:
+                self.app.close()
+            self.app = apps.App(self.stand_in, self.enter)      # the share extension is a process of its own
+        return self.app.run(self, script, *(['--json'] if json_events else []), *words, cwd=script.parent,
+                            environment=self.environment())
 
     def sign_in_page(self, script):
         """The address that Safari was sent to by the script started last, once it was."""
         eventually(lambda: script.process.poll() is None and len(self.phone.called(self.opener)) == self.opened_before)
         assert len(self.phone.called(self.opener)) > self.opened_before, script.report()
-        return re.sub('^safari-https', 'https', self.phone.called(self.opener)[-1]['args'][0])
+        return self.phone.called(self.opener)[-1]['args'][0]
 
     def sign_in(self, *words, **how):
         """Run the script with these arguments, and sign in on the page that it opens."""
@@ -132,6 +147,17 @@ class Handset:
         assert Browser(self.sign_in_page(script)).sign_in().status == 200
         assert script.wait() == 0, script.report()
         return script
+
+    @property
+    def shares(self):
+        """Whether the script runs in the share sheet's extension."""
+        return (self.phone.folder / 'share.json').exists()
+
+    def run_as_shortcut(self):
+        """Have a Shortcut run the script in its extension, where nothing can be shown or opened: the person takes the
+        address from the clipboard."""
+        self.phone.set('shortcut')
+        self.opener = 'clipboard.set'
 
     # What was seen
 
@@ -155,18 +181,23 @@ class Handset:
         left += [f'file {path}' for path in (*self.tmp.iterdir(), *self.folder.glob('.codex-login/login-*'),
                                              *self.folder.rglob('*.new'))]
         left += [f'outside Documents: {path}' for path in self.phone.strays()]
-        if not (self.phone.folder / 'share.json').exists():     # the share extension has no hand in them
-            left += [f'planned: {planned}' for planned in self.phone.planned_notifications]
-        awake = self.phone.called('console.set_idle_timer_disabled')
+        if not self.shares:     # the share extension has no hand in what the app asked of the phone
+            left += [f'notification: {note}' for note in
+                     self.phone.planned_notifications + self.phone.shown_notifications]
+        awake = not self.shares and self.phone.called('console.set_idle_timer_disabled')
         return left + ['the screen stays awake'] * bool(awake and awake[-1]['args'][0])
 
     def close(self):
         for script in self.scripts:
             script.close()
+        if self.app:
+            self.app.close()
 
     def report(self):
         calls = '\n'.join(f'{call["call"]}{tuple(call["args"])}' for call in self.phone.calls)
-        return '\n'.join([*(script.report() for script in self.scripts), '--- the phone ---', calls])
+        log = self.app.log if self.app else ''
+        return '\n'.join([*(script.report() for script in self.scripts), '--- the phone ---', calls, log,
+                          *self.phone.violations])
 
 
 def _strings(value):
@@ -182,7 +213,7 @@ def unfit(text):
 
     An address of more than a line stands alone, so that it can be tapped and copied whole."""
     for line in text.splitlines():
-        words = line.split()
+        words = line.split() if not line.startswith(('paramiko.', '{"event"')) else ()     # the log of -v, events
         for word in words:
             if len(word) <= SCREEN:
                 continue
@@ -193,10 +224,14 @@ def unfit(text):
                 yield line
 
 
+KEPT = {}       # the app of the story before, by its name
+
+
 @contextlib.contextmanager
-def handset_of(request, folder, stand_in):
-    """A Handset for a test. One that passed left nothing on it, and showed nothing that does not fit."""
-    handset = Handset(folder, stand_in)
+def handset_of(request, folder, stand_in, again=False):
+    """A Handset for a test. One that passed left nothing on it, did nothing that the app would not have survived, and
+    showed nothing that does not fit."""
+    handset = Handset(folder, stand_in, KEPT.pop(stand_in.name, None) if again else None)
     try:
         yield handset
         if not request.node.stash.get(PASSED, False):
@@ -207,21 +242,37 @@ def handset_of(request, folder, stand_in):
                for script in handset.scripts[-1:]):
             assert handset.leftovers() == []
         assert handset.phone.called('unexpected question') == [] and handset.phone.unanswered == []
+        assert handset.phone.violations == []
         assert [line for text in handset.texts() for line in unfit(text)] == []
+        assert not any('Traceback' in text for text in handset.texts())
+        if handset.app and handset.app.alive and not handset.enter and not handset.shares:
+            KEPT[stand_in.name], handset.app = handset.app, KEPT.pop(stand_in.name, None)
     finally:
         handset.close()
 
 
-@pytest.fixture(params=APPS)
+def handset_for(request, folder):
+    app = request.param.removesuffix(AGAIN)
+    return handset_of(request, folder, stand_in(APPS[app]), again=request.param != app)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def apps_end():
+    yield
+    for app in KEPT.values():
+        app.close()
+
+
+@pytest.fixture(params=['a-Shell', *PYTHONISTAS])
 def phone(request, tmp_path):
     """A phone with each of the apps."""
-    with handset_of(request, tmp_path, stand_in(APPS[request.param])) as handset:
+    with handset_for(request, tmp_path) as handset:
         yield handset
 
 
-@pytest.fixture(params=['Pythonista', 'Pythonista beta'])
+@pytest.fixture(params=PYTHONISTAS)
 def pythonista(request, tmp_path):
-    with handset_of(request, tmp_path, stand_in(APPS[request.param])) as handset:
+    with handset_for(request, tmp_path) as handset:
         yield handset
 
 
@@ -563,7 +614,7 @@ def test_cancel_ends_it_cleanly_at(step, pythonista, server):
     script = pythonista.start()
     assert script.wait() == 130
     assert 'Traceback' not in script.stderr and (pythonista.ssh / 'config').read_text() == before
-    assert pythonista.phone.called('webbrowser.open') == [] and pythonista.phone.keychain == {}
+    assert pythonista.phone.called('openURL') == [] and pythonista.phone.keychain == {}
 
 
 def test_cancel_at_the_passphrase_of_a_key_ends_it_cleanly(pythonista, server):
@@ -629,11 +680,11 @@ def test_the_in_app_browser_is_shown_and_taken_away_at_the_end(pythonista, serve
     wait_until(lambda: any('presentViewController' in name for name in selectors()))
     assert not any('dismiss' in name for name in selectors())
     address = next(argument for call in pythonista.phone.called('objc') for argument in call['args']
-                   if 'https://' in argument)
+                   if 'https://' in str(argument))
     assert Browser(re.search(r'https://[^>]*', address)[0]).sign_in().status == 200
     assert script.wait() == 0
     assert 'dismissViewController' in selectors()[-1]
-    assert pythonista.phone.called('webbrowser.open') == []
+    assert pythonista.phone.called('openURL') == []
     # The app never leaves the screen, so nothing has to call the person back.
     assert pythonista.phone.called('notification.schedule') == []
 
@@ -653,10 +704,85 @@ def objc_selectors(handset):
 
 def test_without_the_in_app_browser_safari_opens_and_one_line_says_why(pythonista, server):
     pythonista.know(server)
-    pythonista.phone.lose_bridge()
+    pythonista.phone.set('no-sheet')
     script = pythonista.sign_in('--browser', 'in-app', 'home')
     said = [line for line in (script.stdout + script.stderr).splitlines() if 'in-app' in line]
     assert len(said) == 1 and 'SFSafariViewController' in said[0]
+
+
+def test_a_sheet_that_finds_no_window_is_noticed_and_safari_opens(pythonista, server):
+    pythonista.know(server)
+    pythonista.phone.set('no-window')
+    script = pythonista.sign_in('--browser', 'in-app', 'home')
+    assert 'The in-app browser did not open' in script.stderr
+    assert pythonista.phone.called('notification.schedule')     # the person leaves after all
+
+
+@pytest.mark.parametrize('condition', ['no-bridge', 'no-browser'])
+def test_a_page_that_does_not_open_is_on_the_clipboard_and_the_screen(condition, pythonista, server):
+    """After an update the bridge may find no class; whether openURL opened anything, it does not say."""
+    pythonista.know(server)
+    pythonista.phone.set(condition)
+    script = pythonista.start('home')
+    script.wait_for_text('https://.*')
+    wait_until(lambda: pythonista.phone.clipboard)
+    address = pythonista.phone.clipboard
+    assert address in script.stdout.splitlines() and pythonista.phone.called('openURL') == []
+    assert Browser(address).sign_in().status == 200 and script.wait() == 0
+    if condition == 'no-bridge':
+        assert 'The address is copied. Open it in the browser of this device' in script.stderr
+        assert 'Your browser opens it' not in script.stderr
+
+
+def test_where_ios_18_refuses_the_old_way_the_new_one_opens_the_page(pythonista, server):
+    pythonista.know(server)
+    pythonista.phone.set('no-old-open')
+    pythonista.sign_in('home')
+
+
+@pytest.mark.parametrize('condition', ['no-notifications', 'no-background-time', 'no-paste'])
+def test_what_a_person_or_ios_refuses_stops_no_login_and_is_a_line_under_v(condition, pythonista, server):
+    pythonista.know(server)
+    pythonista.phone.set(condition)
+    script = pythonista.sign_in('home')
+    assert 'did not work' not in script.stdout + script.stderr
+    (server.home / '.codex' / 'auth.json').unlink()
+    verbose = pythonista.sign_in('-v', 'home')
+    line = {'no-notifications': 'remind did not work: OSError: notifications are not allowed',
+            'no-background-time': 'take_grace did not work: OSError: iOS gives no background time', 'no-paste': ''}
+    assert line[condition] in verbose.stderr
+
+
+def test_a_reminder_that_was_shown_is_gone_from_the_screen_at_the_end(pythonista, server):
+    pythonista.know(server)
+    script = pythonista.start('home')
+    address = pythonista.sign_in_page(script)
+    [planned] = pythonista.phone.called('notification.schedule')
+    assert planned['args'][2] is None and planned['kwargs']['identifier'] == 'codex_login'
+    pythonista.phone.show_notifications()
+    assert Browser(address).sign_in().status == 200 and script.wait() == 0
+    assert pythonista.phone.shown_notifications == []
+
+
+def test_ios_is_asked_for_time_while_the_page_is_open_and_told_when_it_is_over(pythonista, server):
+    pythonista.know(server)
+    script = pythonista.start('home')
+    address = pythonista.sign_in_page(script)
+    assert [name for name in objc_selectors(pythonista) if 'BackgroundTask' in name] == [
+        'UIApplication.beginBackgroundTaskWithExpirationHandler_']
+    assert Browser(address).sign_in().status == 200 and script.wait() == 0
+    assert [name for name in objc_selectors(pythonista) if 'BackgroundTask' in name][1:] == [
+        'UIApplication.endBackgroundTask_']
+
+
+@pytest.mark.slow
+def test_the_background_time_is_given_back_before_ios_kills_the_app(phone, server):
+    """iOS gives about 30 seconds: the stand-in, which is as strict, ends the app then."""
+    phone.know(server)
+    script = phone.start('home')
+    address = phone.sign_in_page(script)
+    assert not eventually(lambda: not any('endBackgroundTask' in name for name in objc_selectors(phone)), 29)
+    assert Browser(address).sign_in().status == 200 and script.wait() == 0
 
 
 def test_a_notification_waits_while_safari_is_in_front_and_the_screen_stays_on(pythonista, server):
@@ -664,10 +790,10 @@ def test_a_notification_waits_while_safari_is_in_front_and_the_screen_stays_on(p
     script = pythonista.start('home')
     address = pythonista.sign_in_page(script)
     names = [call['call'] for call in pythonista.phone.calls]
-    assert names.index('notification.schedule') < names.index('webbrowser.open')
+    assert names.index('notification.schedule') < names.index('openURL')
     assert pythonista.phone.called('console.set_idle_timer_disabled')[-1]['args'] == [True]
     [planned] = pythonista.phone.planned_notifications
-    assert 'home' in planned['message'] and planned['delay'] > 0
+    assert 'home' in planned['message']
     assert planned['action_url'].startswith('pythonista3://')
     assert Browser(address).sign_in().status == 200 and script.wait() == 0
     assert pythonista.phone.planned_notifications == []
@@ -707,7 +833,7 @@ def test_a_declined_offer_is_not_made_again(pythonista, server):
 
 def test_a_shortcut_gets_no_offer_after_a_freeze(pythonista, server):
     pythonista.know(server)
-    pythonista.phone.run_as_shortcut()
+    pythonista.run_as_shortcut()
     asleep_while_signing_in(pythonista)
     assert pythonista.asked == []
 
@@ -725,7 +851,7 @@ def test_a_server_that_is_signed_in_already_says_so_and_asks(pythonista, server)
 
 def test_a_shortcut_gets_the_outcome_as_text_and_sees_no_dialog(pythonista, server):
     pythonista.know(server)
-    pythonista.phone.run_as_shortcut()
+    pythonista.run_as_shortcut()
     pythonista.sign_in('home')
     [output] = pythonista.phone.called('shortcuts.set_output_text')
     assert 'Signed in' in output['args'][0]
@@ -734,7 +860,7 @@ def test_a_shortcut_gets_the_outcome_as_text_and_sees_no_dialog(pythonista, serv
 
 def test_a_shortcut_that_asks_for_json_gets_the_last_event(pythonista, server):
     pythonista.know(server)
-    pythonista.phone.run_as_shortcut()
+    pythonista.run_as_shortcut()
     script = pythonista.sign_in('home', json_events=True)
     [output] = pythonista.phone.called('shortcuts.set_output_text')
     assert json.loads(output['args'][0]) == {'event': 'done', 'status': 0} == script.events[-1]
@@ -742,7 +868,7 @@ def test_a_shortcut_that_asks_for_json_gets_the_last_event(pythonista, server):
 
 def test_a_shortcut_gets_the_reason_why_it_failed(pythonista, server):
     pythonista.know(server)
-    pythonista.phone.run_as_shortcut()
+    pythonista.run_as_shortcut()
     server.stop_listening()
     assert pythonista.start('home').wait() == 255
     [output] = pythonista.phone.called('shortcuts.set_output_text')
@@ -754,7 +880,7 @@ def test_a_shortcut_uses_the_kept_password_instead_of_a_dialog(pythonista, serve
     pythonista.trust(server.known_hosts())
     (pythonista.phone.folder / 'keychain.json').write_text(
         json.dumps({f'codex_login {account(server)}': PASSWORD}))
-    pythonista.phone.run_as_shortcut()
+    pythonista.run_as_shortcut()
     for json_events in (False, True):
         pythonista.sign_in('home', json_events=json_events)
         (server.home / '.codex' / 'auth.json').unlink()
@@ -764,10 +890,28 @@ def test_a_shortcut_uses_the_kept_password_instead_of_a_dialog(pythonista, serve
 def test_a_shortcut_is_not_asked_whether_to_sign_in_anew(pythonista, server):
     pythonista.know(server)
     pythonista.sign_in('home')
-    pythonista.phone.run_as_shortcut()
+    pythonista.run_as_shortcut()
     assert pythonista.start('home').wait() == 0
     assert 'Signed in' in pythonista.phone.called('shortcuts.set_output_text')[-1]['args'][0]
     assert pythonista.asked == []
+
+
+def test_a_shortcut_that_runs_the_script_in_the_app_gets_the_outcome_too(pythonista, server):
+    """There nothing says that a Shortcut waits."""
+    pythonista.know(server)
+    pythonista.sign_in('home')
+    [output] = pythonista.phone.called('shortcuts.set_output_text')
+    assert 'Signed in' in output['args'][0] and pythonista.phone.called('console.hud_alert')
+
+
+def test_where_the_app_can_show_no_dialog_that_is_said_and_what_helps(pythonista, server):
+    pythonista.configure('home', server=server)
+    pythonista.trust(server.known_hosts())
+    pythonista.run_as_shortcut()
+    script = pythonista.start('home')
+    assert script.wait() == 255 and 'Nobody can be asked here' in script.stderr
+    assert 'Run the script in the app once' in script.stderr
+    assert 'Nobody can be asked here' in pythonista.phone.called('shortcuts.set_output_text')[0]['args'][0]
 
 
 # --- Pythonista: finishing a login --------------------------------------------------------------------------
@@ -826,11 +970,9 @@ def test_the_share_sheets_script_says_when_codex_login_is_not_there(pythonista):
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='peak memory is read from /proc (Linux)')
 def test_the_share_extension_stays_within_its_memory(pythonista, server, record_property):
     pythonista.phone.share(url=killed_login(pythonista, server))
-    finish = pythonista.folder / share_extension(pythonista, beside=True)
-    runner = pythonista.folder / 'measured.py'
-    runner.write_text(MEASURED)
-    assert pythonista.start(finish, script=runner).wait() == 0
-    peak = int(finish.with_name('finish_login.py.peak').read_text()) * 1024
+    script = pythonista.start(script=share_extension(pythonista, beside=True))
+    assert script.wait() == 0
+    peak = script.peak * 1024
     record_property('peak memory', peak)
     print(f'peak memory of finish_login.py on {pythonista.stand_in.name}: {peak / 1e6:.0f} MB')
     assert peak < EXTENSION_MEMORY
@@ -881,6 +1023,61 @@ def test_a_pasted_address_of_the_failed_page_finishes_the_waiting_login(ashell, 
     browser = Browser(ashell.sign_in_page(script))
     script.answer('Split View', browser.redirect())
     assert script.wait() == 0
+
+
+def plays(ashell):
+    """Whether silence is played, by what the player was told last."""
+    told = [call['args'][0] for call in ashell.phone.called('objc') if call['args'][0].startswith('AVAudioPlayer ')]
+    return bool(told) and told[-1] == 'AVAudioPlayer play'
+
+
+def test_silence_keeps_the_app_awake_while_the_sign_in_waits_once_it_was_chosen(ashell, server):
+    ashell.know(server)
+    for words, chosen in ((['--stay-awake'], True), ([], True), (['--no-stay-awake'], False), ([], False)):
+        script = ashell.start(*words, 'home')
+        address = ashell.sign_in_page(script)
+        assert plays(ashell) is chosen
+        assert Browser(address).sign_in().status == 200 and script.wait() == 0
+        assert not plays(ashell)
+        (server.home / '.codex' / 'auth.json').unlink()
+
+
+@pytest.mark.parametrize('condition, reason', [
+    ('no-sound', 'iOS plays nothing'), ('no-bridge', 'nothing here takes stringWithUTF8String:')])
+def test_where_ios_lets_nothing_play_that_is_said_and_the_login_goes_on(condition, reason, ashell, server):
+    ashell.know(server)
+    ashell.phone.set(condition)
+    script = ashell.sign_in('--stay-awake', 'home')
+    assert f'This app cannot be kept awake ({reason}).' in script.screen
+
+
+def test_ios_is_asked_for_time_by_a_shell_too_and_a_refusal_is_no_end(ashell, server):
+    ashell.know(server)
+    script = ashell.sign_in('home')
+    assert [name.split()[1] for name in objc_selectors(ashell) if 'BackgroundTask' in name] == [
+        'beginBackgroundTaskWithExpirationHandler:', 'endBackgroundTask:']
+    (server.home / '.codex' / 'auth.json').unlink()
+    ashell.phone.set('no-background-time')
+    script = ashell.sign_in('home')
+    assert 'did not work' not in script.screen
+
+
+def test_ctrl_c_ends_the_login_at_the_server_though_the_app_would_cancel_the_thread(ashell, server):
+    ashell.know(server)
+    script = ashell.start('home')
+    ashell.sign_in_page(script)
+    script.interrupt()
+    assert script.wait() == 130
+    assert ashell.phone.called('thread cancelled') == []
+
+
+def test_backspace_takes_a_character_of_a_password_back(ashell, server):
+    ashell.configure('home', server=server)
+    ashell.trust(server.known_hosts())
+    script = ashell.start('home')
+    script.answer('password:', f'{PASSWORD}ü\x7f')
+    assert Browser(ashell.sign_in_page(script)).sign_in().status == 200 and script.wait() == 0
+    assert PASSWORD not in script.screen
 
 
 @pytest.fixture(scope='session')
@@ -1016,7 +1213,7 @@ def shortcut(handset, *words):
 def result_of_shortcut(handset, script):
     script.wait()
     assert handset.phone.called('open')[-1]['args'] == ['shortcuts://']
-    return (handset.folder / 'result.txt').read_text()
+    return (handset.group / 'result.txt').read_text()
 
 
 def test_the_shortcuts_recipe_gets_the_outcome_and_the_exit_status_as_text(ashell, server):

@@ -357,7 +357,7 @@ def has_command(handset):
     assert command.read_text().startswith('#!/usr/bin/env python3\n')
     wrappers = handset.desk / 'bin'
     wrappers.mkdir(parents=True, exist_ok=True)
-    for name, line in (('codex_login', f'exec {handset.stand_in.python} ~/Documents/bin/codex_login "$@"'),
+    for name, line in (('codex_login', f'exec {handset.stand_in.python} {test_phones.ASHELL_APP} ~/Documents/bin/codex_login "$@"'),
                        ('scp', f'exec scp -O -F {handset.ssh}/scp "$@"')):
         (wrappers / name).write_text(f'#!/bin/sh\nPATH=${{PATH#*:}}\n{line}\n')
         (wrappers / name).chmod(0o755)

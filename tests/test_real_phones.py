@@ -17,7 +17,7 @@ from conftest import PASSED
 from waiting import let_pass
 from harness import Home, Script
 from test_phones import (
-    APPS, EXTENSION_MEMORY, MEASURED, NO, NOTICED, PASSWORD, handset_of, pairing_words, share_extension,
+    APPS, EXTENSION_MEMORY, NO, NOTICED, PASSWORD, handset_of, pairing_words, share_extension,
     stand_in, start_pairing, wait_until)
 
 SERVERS = {
@@ -159,11 +159,10 @@ def test_finish_takes_the_failed_address_from_the_clipboard(phone, tab, lab):
 @pytest.mark.parametrize('beside', [True, False], ids=['beside-the-script', 'in-its-own-folder'])
 def test_the_share_sheet_finishes_the_login_within_its_memory(beside, pythonista, tab, lab):
     pythonista.phone.share(url=killed_login(pythonista, tab))
-    finish = pythonista.folder / share_extension(pythonista, beside)
-    (pythonista.folder / 'measured.py').write_text(MEASURED)
-    assert pythonista.start(finish, script='measured.py').wait() == 0
+    script = pythonista.start(script=share_extension(pythonista, beside))
+    assert script.wait() == 0
     assert lab.auth_json()['tokens']
-    peak = int(finish.with_name('finish_login.py.peak').read_text()) * 1024
+    peak = script.peak * 1024
     print(f'peak memory of finish_login.py on {pythonista.stand_in.name}: {peak / 1e6:.0f} MB')
     assert peak < EXTENSION_MEMORY
 

@@ -184,10 +184,10 @@ def test_quit_with_brackets_is_q(ashell, server):
     assert script.wait() == 130
 
 
-def test_a_closed_window_ends_the_login_at_the_server_and_the_listener(phone, server):
-    phone.know(server)
-    script = phone.start('home')
-    phone.sign_in_page(script)
+def test_a_closed_window_ends_the_login_at_the_server_and_the_listener(ashell, server):
+    ashell.know(server)
+    script = ashell.start('home')
+    ashell.sign_in_page(script)
     os.kill(script.process.pid, signal.SIGQUIT)
     assert script.wait() == 130, script.report()
 
@@ -346,6 +346,7 @@ def test_a_qr_code_that_cannot_be_drawn_here_is_one_line(ashell, server):
 # Runs codex_login.py on a system that lets the app reach no address of the network around it.
 REFUSING = '''
 import errno, os, runpy, socket, sys
+real = socket.socket, socket.getaddrinfo
 class Socket(socket.socket):
     def connect(self, address):
         if {how!r} == 'timeout':
@@ -357,7 +358,10 @@ if {how!r} == 'name':
         raise socket.gaierror(8, 'nodename nor servname provided, or not known')
     socket.getaddrinfo = getaddrinfo
 sys.argv[0] = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'codex_login.py')
-sys.exit(runpy.run_path(sys.argv[0], run_name='__main__'))
+try:
+    runpy.run_path(sys.argv[0], run_name='__main__')
+finally:                # the app lives on
+    socket.socket, socket.getaddrinfo = real
 '''
 
 
@@ -395,7 +399,10 @@ def asleep():
 time.time = lambda: real() + asleep()
 time.clock_gettime = lambda name: clock(name) + asleep() * (name in (time.CLOCK_REALTIME, time.CLOCK_BOOTTIME))
 sys.argv[0] = os.path.join(here, 'codex_login.py')
-sys.exit(runpy.run_path(sys.argv[0], run_name='__main__'))
+try:
+    runpy.run_path(sys.argv[0], run_name='__main__')
+finally:                # the app lives on
+    time.time, time.clock_gettime = real, clock
 '''
 
 
@@ -467,10 +474,8 @@ def test_on_a_computer_no_clipboard_is_read_after_a_sleep(home):
     assert codex_login.Device(alone=True).app == ''
 
 
-def test_a_shortcut_leaves_the_address_in_the_groups_folder_and_the_waiting_login_takes_it(ashell, server, tmp_path):
-    group = tmp_path / 'group'
-    group.mkdir()
-    ashell.variables['SHORTCUTS'] = str(group)
+def test_a_shortcut_leaves_the_address_in_the_groups_folder_and_the_waiting_login_takes_it(ashell, server):
+    group = ashell.group
     script, browser = a_waiting_login(ashell, server)
     (group / 'codex_login.txt').write_text('http://localhost:1455/auth/callback?code=c&state=of_another_login\n')
     script.wait_for_text('does not belong to the login that waits')
@@ -498,7 +503,10 @@ def full(path, flags, *rest, **more):
     return real(path, flags, *rest, **more)
 os.open = full
 sys.argv[0] = os.path.join(here, 'codex_login.py')
-sys.exit(runpy.run_path(sys.argv[0], run_name='__main__'))
+try:
+    runpy.run_path(sys.argv[0], run_name='__main__')
+finally:
+    time.time = real
 '''
 
 
