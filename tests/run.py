@@ -30,13 +30,18 @@ def main():
     everything = '--all' in sys.argv or '--require-all' in arguments
     quick = not (everything or named or any(word.startswith(CHOOSING) for word in arguments))
     if quick:
-        arguments += ['-m', 'quick']
+        arguments += ['-m', 'quick', *files_with_quick_tests()]
     if quick or everything:
         arguments += ['-n', str(beside_each_other()), '--dist', 'worksteal']
-    status = pytest.main([f'--rootdir={TESTS}', '-rs', *arguments, *([] if named else [str(TESTS)])])
+    status = pytest.main([f'--rootdir={TESTS}', '-rs', *arguments, *([] if named or quick else [str(TESTS)])])
     if quick:
         print(HOW_TO_RUN_THE_REST)
     return status
+
+
+def files_with_quick_tests():
+    """The others need not be read."""
+    return [str(file) for file in sorted(TESTS.glob('test_*.py')) if 'mark.quick' in file.read_text(encoding='utf-8')]
 
 
 def beside_each_other():

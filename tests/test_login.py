@@ -77,8 +77,9 @@ def names(script):
 # --- The main job -------------------------------------------------------------------------------------------
 
 @pytest.mark.quick
-def test_one_command_signs_codex_in(run, server, home):
-    script = run(environment=home.own_clipboard())
+@pytest.mark.parametrize('plain', [True, False], ids=['started', 'forked'])
+def test_one_command_signs_codex_in(run, server, home, plain):
+    script = run(environment=home.own_clipboard(), plain=plain)
     sign_in = script.wait_for('sign-in')
     assert sign_in['port'] == server.announced_port
     script.wait_for('opened')
@@ -1275,7 +1276,7 @@ def test_a_signal_while_the_login_waits_stops_it_at_the_server_too(run, server, 
 
 @pytest.mark.quick
 def test_ctrl_c_at_a_terminal_while_the_login_waits(run, server):
-    script = run(json_events=False, terminal=True)
+    script = run(json_events=False, terminal=True, plain=True)
     script.answer('come back here', CTRL_C)
     assert script.wait() == 130
     assert 'Traceback' not in script.screen and 'ancelled' in script.screen
