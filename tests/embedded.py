@@ -532,7 +532,7 @@ class EmbeddedServer:
     questions: tuple = ()
     title: str = ''                             # what is said with the first of them
     instruction: str = ''
-    demanded: tuple = ()                        # methods, in order, as AuthenticationMethods; else any one of them will do
+    demanded: tuple = ()                        # methods, in order, as AuthenticationMethods; else any one will do
     max_auth_tries: int = 6
     max_sessions: int = 10
     host_keys: tuple = ('ed25519', 'ecdsa')

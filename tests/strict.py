@@ -83,7 +83,8 @@ REFUSED = ('service', 'second service', 'authentication', 'none', 'key', 'passwo
            'session', 'forward', 'exec', 'global request', 'listening', 'keep-alive')
 ONLY = {
     'refused': REFUSED, 'partial': REFUSED[2:8], 'many lines': ('version',), 'endless line': ('version', 'exec'),
-    'endless lines': ('version', 'exec'), 'endless stderr': ('exec',), 'unasked lines': ('exec',), 'unasked stderr': ('exec',),
+    'endless lines': ('version', 'exec'), 'endless stderr': ('exec',),
+    'unasked lines': ('exec',), 'unasked stderr': ('exec',),
     're-key': REFUSED[8:] + ('data', 'end of input', 'closing'),
     'closings': ('re-key', 'new keys') + REFUSED[8:] + ('data', 'end of input', 'closing'),
 }
@@ -239,10 +240,11 @@ class Unforgivable(Exception):
 class StrictTransport(paramiko.Transport):
     """One connection, from the key exchange on.
 
-    `account` knows what only a world can: `banner`, `title`, `instruction`, `questions`, `farewell`, `refusal`, `max_auth_tries`,
-    `max_sessions`, `day`, `complaints`, `methods(passed)`, `judge(method, user, proof)`, `run(channel, command)` (a function that
-    begins, or None), `flood(channel, kind, unasked)`, `reach(host, port)`, `join(channel, socket)`, `listen(address, port)`,
-    `unlisten(address, port)`, `slow()`, `reset()`.
+    `account` knows what only a world can: `banner`, `title`, `instruction`, `questions`, `farewell`, `refusal`,
+    `max_auth_tries`, `max_sessions`, `day`, `complaints`, `note(words)`, `methods(passed)`, `is_enough(passed)`,
+    `judge(method, user, proof)`, `run(channel, command)` (a function that begins, or None),
+    `flood(channel, kind, unasked)`, `may_forward()`, `reach(host, port)`, `join(channel, socket)`, `listen(address, port)`, `unlisten(address, port)`,
+    `slow()`, `reset()`.
     """
 
     def __init__(self, sock, account):
@@ -268,7 +270,8 @@ class StrictTransport(paramiko.Transport):
             WINDOW_ADJUST: self._adjust, DATA: self._data, EXTENDED_DATA: self._extended_data, EOF: self._eof,
             CLOSE: self._close, REQUEST: self._channel_request, SUCCESS: self._nothing, FAILURE: self._nothing,
         }
-        theirs = {kind: self._handler_table[kind] for kind in (EXT_INFO, KEXINIT, NEWKEYS) if kind in self._handler_table}
+        table = self._handler_table
+        theirs = {kind: table[kind] for kind in (EXT_INFO, KEXINIT, NEWKEYS) if kind in table}
         own = {kind: mine.get(kind, self._unimplemented) for kind in range(256) if kind not in theirs}
         if '_handler_table' not in vars(self):
             # Old paramiko calls it as a function of the transport.
@@ -356,8 +359,8 @@ class StrictTransport(paramiko.Transport):
             m.get_int()
             names = [m.get_text()]
         elif kind == GLOBAL_REQUEST:
-            wanted = m.get_text()
-            names = ['global request', {'tcpip-forward': 'listening', 'keepalive@openssh.com': 'keep-alive'}.get(wanted)]
+            known = {'tcpip-forward': 'listening', 'keepalive@openssh.com': 'keep-alive'}
+            names = ['global request', known.get(m.get_text())]
         elif kind in (INFO_RESPONSE, DATA, EOF, CLOSE):
             names = [{INFO_RESPONSE: 'answers', DATA: 'data', EOF: 'end of input', CLOSE: 'closing'}[kind]]
         m.rewind()
@@ -492,7 +495,9 @@ class StrictTransport(paramiko.Transport):
 
     def _ask(self):
         this = self._asked[0]
-        text, pairs = (this, []) if isinstance(this, str) else ('', [this] if this and isinstance(this[0], str) else this)
+        text, pairs = (this, []) if isinstance(this, str) else ('', this)
+        if pairs and isinstance(pairs[0], str):
+            pairs = [pairs]         # a single question
         self._expected = [answer for _, answer in pairs]
         prompts = [field for prompt, _ in pairs for field in (prompt, False)]
         title, instruction = ('', '') if self._given else (self.account.title, self.account.instruction)
@@ -514,7 +519,8 @@ class StrictTransport(paramiko.Transport):
             self._ask()
             return
         self._asked = None
-        self._finish('keyboard-interactive', self.account.judge('keyboard-interactive', self._claimed[0], all(self._given)))
+        good = self.account.judge('keyboard-interactive', self._claimed[0], all(self._given))
+        self._finish('keyboard-interactive', good)
 
     def _finish(self, method, good):
         if good:

@@ -422,6 +422,36 @@ def test_a_message_of_no_possible_kind_ends_the_connection(both):
     assert both(conversation) == ['DISCONNECT 2 Invalid ssh2 packet type: 200', 'end']
 
 
+needs_pam = pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists('/etc/pam.d/sshd'),
+                               reason='no PAM for sshd: run as root where /etc/pam.d/sshd is (openssh-server has it)')
+PAM = 'UsePAM yes\nKbdInteractiveAuthentication yes\nPasswordAuthentication no\n'
+
+
+@needs_pam
+@pytest.mark.parametrize('answers, end', [
+    (['wrong'], ['USERAUTH_FAILURE publickey,keyboard-interactive']), (['wrong', 'too many'], ['end']), ([], ['end'])])
+def test_a_question_of_pam_wants_one_answer(both, answers, end):
+    def conversation(client):
+        client.ask_service()
+        client.offer('keyboard-interactive', '', '')
+        said = client.hear_until('USERAUTH_PK_OK')      # 60 is INFO_REQUEST, too
+        client.say(INFO_RESPONSE, len(answers), *answers)
+        return said + client.hear_until('USERAUTH_FAILURE')
+    assert both(conversation, PAM, password=None, questions=(('Password: ', 'right'),))[2:] == ['USERAUTH_PK_OK', *end]
+
+
+@needs_pam
+def test_who_asks_for_something_else_takes_the_question_back(both):
+    def conversation(client):
+        client.ask_service()
+        client.offer('keyboard-interactive', '', '')
+        client.offer('none')
+        client.say(INFO_RESPONSE, 1, 'late')
+        return client.everything()
+    assert both(conversation, PAM, password=None, questions=(('Password: ', 'right'),))[2:] == [
+        'USERAUTH_PK_OK', 'USERAUTH_FAILURE publickey,keyboard-interactive', 'end']
+
+
 def test_two_methods_are_wanted_one_after_the_other(both):
     def conversation(client):
         client.ask_service()
@@ -705,8 +735,8 @@ def test_a_port_of_the_servers_is_listened_on_and_its_number_told_only_where_it_
         client.say(GLOBAL_REQUEST, 'keepalive@openssh.com', True)
         client.say(GLOBAL_REQUEST, 'keepalive@openssh.com', False)
         return [client.hear() for _ in range(6)] + client.so_far()
-    assert both(conversation) == ['REQUEST_SUCCESS with a port', 'REQUEST_SUCCESS', 'REQUEST_FAILURE', 'REQUEST_SUCCESS',
-                                  'REQUEST_FAILURE', 'REQUEST_FAILURE']
+    assert both(conversation) == ['REQUEST_SUCCESS with a port', 'REQUEST_SUCCESS', 'REQUEST_FAILURE',
+                                  'REQUEST_SUCCESS', 'REQUEST_FAILURE', 'REQUEST_FAILURE']
 
 
 def test_a_client_of_that_port_is_offered_and_a_second_confirmation_ends_the_connection(both):
@@ -752,7 +782,8 @@ def reach(client, step):
         if step == 'second service':
             client.ask_service()
             return client.hear_until('SERVICE_ACCEPT')
-        asks = {'none': lambda: client.offer('none'), 'password': lambda: client.offer('password', False, 'open sesame')}
+        asks = {'none': lambda: client.offer('none'),
+                'password': lambda: client.offer('password', False, 'open sesame')}
         if step != 'service':
             client.hear_until('SERVICE_ACCEPT')
             asks.get(step, client.offer_key)()
@@ -774,8 +805,8 @@ def reach(client, step):
     return []
 
 
-EVERYWHERE = ['service', 'authentication', 'key', 'none', 'password', 'opening', 'session', 'forward', 'exec', 'listening',
-              'keep-alive', 'data', 'closing']
+EVERYWHERE = ['service', 'authentication', 'key', 'none', 'password', 'opening', 'session', 'forward', 'exec',
+              'listening', 'keep-alive', 'data', 'closing']
 NO = {'opening': 'OPEN_FAILURE 7: 1 open failed', 'session': 'OPEN_FAILURE 7: 1 open failed',
       'forward': 'OPEN_FAILURE 9: 1 open failed', 'exec': 'FAILURE 7', 'listening': 'REQUEST_FAILURE',
       'keep-alive': 'REQUEST_FAILURE'}

@@ -46,7 +46,7 @@ def test_a_slow_server_is_waited_for(run, server, step):
     assert script.wait() == 0 and server.connections == 1
 
 
-@pytest.mark.xfail(strict=True, reason='a hundred lines before the version line are taken for no SSH server (ssh: 1024)')
+@pytest.mark.xfail(strict=True, reason='100 lines before the version line are taken for no SSH server (ssh: 1024)')
 def test_a_server_that_says_two_hundred_lines_first_is_an_ssh_server(run, server):
     server.bad_day = 'many lines at version'
     assert run(command=('true',)).wait() == 0
@@ -148,7 +148,8 @@ def test_a_banner_is_shown_and_cannot_write_to_the_terminal(run, server):
     server.banner = 'Maintenance\x1b]0;taken\x07 at\x1b[2J ten.\r\nBe quick.\n'
     script = run(json_events=False, terminal=True, command=('true',))
     assert script.wait() == 0
-    assert re.search('Maintenance.* at.* ten', script.screen) and 'Be quick.' in script.screen and '\x1b' not in script.screen
+    assert re.search('Maintenance.* at.* ten', script.screen) and 'Be quick.' in script.screen
+    assert '\x1b' not in script.screen
 
 
 # --- Commands -----------------------------------------------------------------------------------------------
@@ -174,7 +175,8 @@ def test_an_account_that_runs_nothing_is_not_asked_for_ever(run, server, day):
 
 
 @pytest.mark.xfail(strict=True, reason='until a program has started, --timeout is not heeded')
-@pytest.mark.parametrize('day', ['unanswered at key', 'unanswered at session', 'unanswered at exec', 'endless lines at exec'])
+@pytest.mark.parametrize('day', ['unanswered at key', 'unanswered at session', 'unanswered at exec',
+                                 'endless lines at exec'])
 def test_what_is_never_answered_is_out_of_time(run, server, day):
     server.bad_day = day
     assert run('--timeout', '1', command=('true',)).wait(FOREVER) == 124
@@ -248,7 +250,7 @@ def say(port, words=b'hello', limit=PATIENCE):
     fault('DATA after CLOSE: uploads through -L that are cut short end the connection', 'L'),
     fault('DATA after CLOSE: uploads through -R that are cut short end the connection', 'R')])
 def test_uploads_that_the_server_cuts_short_leave_the_connection_whole(run, server, mode):
-    """Data of each waits for the end of a key exchange. The first word after it is CLOSE, for all of them: some are late.
+    """Data of each waits for the end of a key exchange. The first word after it is CLOSE, for all: some are late.
 
     sshd ends the connection at that; or a channel has got the number anew, and the data of one client comes to another.
     """
@@ -276,9 +278,9 @@ runpy.run_path({str(SCRIPT)!r}, run_name='__main__')
 """
 
 
-@pytest.mark.xfail(strict=True, reason='a channel that closes during a key exchange stops the reader, which waits for itself')
+@pytest.mark.xfail(strict=True, reason='at a CLOSE during a key exchange the reader waits for itself')
 def test_channels_that_close_while_keys_are_exchanged_leave_the_connection_whole(run, server, tmp_path):
-    """The script asks for new keys, here after 1 MiB and not 512; the server closes each channel before it answers that."""
+    """The script asks for new keys, here after 1 MiB and not 512; the server closes each channel before it answers."""
     early = tmp_path / 'early.py'
     early.write_text(EARLY)
     with Peer('echo') as echo:
