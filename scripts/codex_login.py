@@ -4710,14 +4710,42 @@ if [ "$LOOK" = yes ] && [ -s "$auth" ] && s=$("$W" login status 2>&1 </dev/null)
 fi
 '''
 
-# The job is the program; the keeper ends it, and clears up, when nobody came back for it in time.
+# A number may have been given to another process since, and whoever can write a list can write any number into it.
+OURS = r'''
+ours() {            # whether process $1 is busy with the file $2 of the folder
+  case $1 in ''|*[!0-9]*|0*|1) return 1;; esac
+  case $( (tr '\0' ' ' <"/proc/$1/cmdline" || ps -o args= -p "$1") 2>/dev/null) in *"$d/$2"*) return 0;; esac
+  return 1
+}
+end_attendants() {  # those in the list on standard input, but not this one; $1 is its number
+  while read -r a b; do [ "$a" = "$1" ] || { ours "$b" log && [ "$a" -gt 1 ] && kill "$a" "$b"; }; done
+}
+'''
+
+# The job is the program; the keeper ends it, and clears up, when nobody came back for it in time. Their folder is where
+# nobody else can write, if it may be: from /tmp others can take a name that has become free. In the last place, and there
+# only, $BROWSER may not run: then the address has to be printed.
 START = r'''
-t=${TMPDIR:-/tmp}
 put() { printf '%s\n' "$2" >"$1" && [ -s "$1" ]; }
-{ d=$(mktemp -d "$t/codex-login.XXXXXXXXXX") && mkdir "$d/bin" && : >"$d/log" && put "$d/job" "$JOB" &&
-  put "$d/keeper" "$KEEPER" && put "$d/bin/browser" "$SHIM" && put "$d/bin/xdg-open" "$SHIM" &&
-  put "$d/bin/open" "$SHIM" && chmod 700 "$d/bin/browser" "$d/bin/xdg-open" "$d/bin/open"
-} 2>/dev/null || { [ -z "$d" ] || rm -rf "$d"; say full "$t"; exit 1; }
+private() {
+  case $1 in /*[!A-Za-z0-9._/@+-]*|[!/]*|'') return 1;; esac
+  [ -n "$(find "$1/." -prune -type d -user "$(id -u)" ! -perm -020 ! -perm -002)" ]
+}
+make_folder() {
+  d=$(mktemp -d "$1/codex-login.XXXXXXXXXX") && chmod g-s "$d" && mkdir "$d/bin" && : >"$d/log" && put "$d/job" "$JOB" &&
+    put "$d/keeper" "$KEEPER" && put "$d/bin/browser" "$SHIM" && put "$d/bin/xdg-open" "$SHIM" &&
+    put "$d/bin/open" "$SHIM" && chmod 700 "$d/bin/browser" "$d/bin/xdg-open" "$d/bin/open" && return
+  [ -z "$d" ] || rm -rf "$d"
+  d=
+  return 1
+}
+for t in "$XDG_RUNTIME_DIR" "$HOME/.cache"; do
+  private "$t" || continue
+  find "$t/." ! -name . -prune -type d -name 'codex-login.*' -mtime +7 -exec rm -rf {} +      # by a restart left behind
+  make_folder "$t" && { "$d/bin/browser" && break; rm -rf "$d"; d=; }
+done 2>/dev/null
+t=${TMPDIR:-/tmp}
+[ -n "$d" ] || make_folder "$t" 2>/dev/null || { say full "$t"; exit 1; }
 S=setsid
 command -v setsid >/dev/null 2>&1 || { S=; set -m; }
 (umask "$U"; trap '' HUP; exec $S sh "$d/job") </dev/null >/dev/null 2>&1 & g=$!
@@ -4730,17 +4758,19 @@ say started "$d"
 
 JOB = r'''d=${0%/*}
 PATH=$d/bin:$PATH BROWSER=$d/bin/browser; export PATH BROWSER
+exec </dev/null >>"$d/log" 2>&1
 { COMMAND
-} </dev/null >>"$d/log" 2>&1
-s=$?
-printf '\n@MARK exit %s\n' "$s" >>"$d/log"'''
+}
+printf '\n@MARK exit %s\n' "$?"'''
 
 KEEPER = r'''d=${0%/*}
+cd "$d" || exit     # so it is this one, whatever has its name at the end
+OURS
 sleep "$2"
-printf '\n@MARK exit 124\n' >>"$d/log"
-kill -s TERM -- "-$1"; sleep 2; kill -s KILL -- "-$1"
-xargs kill <"$d/attendants"
-rm -rf "$d"'''
+printf '\n@MARK exit 124\n' >>log
+if ours "$1" job; then kill -s TERM -- "-$1"; sleep 2; kill -s KILL -- "-$1"; fi
+end_attendants $$ <attendants
+rm -rf "$d"'''.replace('OURS', OURS.strip())
 
 SHIM = r'''#!/bin/sh
 for a in "$@"; do
@@ -4753,9 +4783,21 @@ gone() {
   if [ "$CODEX" = yes ]; then s=$("$W" login status 2>&1 </dev/null) || s=; fi
   say gone "$(printf '%s' "$s" | tail -n 1)"; exit 0
 }
-[ -s "$d/groups" ] && read -r g k <"$d/groups" || gone
-alive() { kill -s 0 "$g" && ! grep -q '^State:[[:space:]]*Z' "/proc/$g/status"; }      # a zombie is not
-if ! alive 2>/dev/null && ! grep -q "^@$N exit " "$d/log"; then rm -rf "$d"; gone; fi
+as_we_left_it() {   # made by this account, closed to others, nothing in it that leads elsewhere, and by this very login
+  u=$(id -u)
+  [ "$(find "$d" -prune -type d -user "$u" -perm 700)" = "$d" ] &&
+    [ -z "$(find "$d" ! -user "$u" -o ! -type d ! -type f -o -type f -links +1)" ] && grep -q "@$N exit" "$d/job"
+}
+as_we_left_it 2>/dev/null || gone
+g= k=
+read -r g k 2>/dev/null <"$d/groups"
+ended() { grep -q "^@$N exit " "$d/log"; }
+if ! ended && ! ours "$g" job; then
+  sleep 1           # it may have been about to start, or to end
+  if ! ended && ! ours "$g" job; then rm -rf "$d"; gone; fi
+fi
+ours "$g" job || g=
+ours "$k" keeper || k=
 known=yes
 say started "$d"
 '''
@@ -4764,15 +4806,15 @@ say started "$d"
 # one that nobody said `go` to is ended: whoever started it has left without knowing where it is.
 ATTEND = r'''
 stop() {
+  [ -n "$g" ] || return 0
   i=0
   kill -s TERM -- "-$g" "$g"
   while kill -s 0 -- "-$g" && [ $i -lt 10 ]; do i=$((i + 1)); sleep 0.1 || sleep 1; done
   kill -s KILL -- "-$g" "$g"
 }
 clear_up() {
-  kill -s KILL -- "-$k" "$k" 2>/dev/null     # by both: it may not have a group of its own yet
-  # Others whose connection is lost do not notice it.
-  while read -r a b; do [ "$a" = $$ ] || kill "$a" "$b"; done <"$d/attendants" 2>/dev/null
+  [ -z "$k" ] || kill -s KILL -- "-$k" "$k" 2>/dev/null      # by both: it may not have a group of its own yet
+  end_attendants $$ 2>/dev/null <"$d/attendants"      # whose connection is lost do not notice it
   rm -rf "$d"
 }
 tail -c +1 -f "$d/log" & t=$!
@@ -4863,7 +4905,7 @@ class RemoteLogin:
             'JOB': JOB.replace('MARK', self.mark).replace('COMMAND', command.line),
             'KEEPER': KEEPER.replace('MARK', self.mark), 'SHIM': SHIM.replace('MARK', self.mark)}
         self._lines_seen, self.exited, self._ended = 0, None, False
-        began = self._attend(launcher(variables, FIND_PROGRAM, LOOK_FOR_LOGIN, START, ATTEND))
+        began = self._attend(launcher(variables, FIND_PROGRAM, LOOK_FOR_LOGIN, OURS, START, ATTEND))
         server = self._link.settings.alias
         if began.name == 'present':
             return began.text
@@ -4872,7 +4914,7 @@ class RemoteLogin:
                           'of the account, nor of its login shell.', f'Install it there, or name it: {server} /path/to/codex login')
         if began.name == 'full':
             raise Problem('remote', f'The temporary folder {began.text} of {server} cannot be written to; '
-                          'the disk may be full.', 'Make room there.')
+                          'the disk may be full.', 'Make room there, or in ~/.cache.')
         self.folder = began.text
         self._say('go')
         return None
@@ -4885,7 +4927,7 @@ class RemoteLogin:
         self.folder, self.mark = folder, mark
         variables = {'N': mark, 'W': self.command.program, 'd': folder, 'ALSO': '', 'NEEDED': 'no',
                      'CODEX': 'yes' if self.command.codex else 'no'}
-        began = self._attend(launcher(variables, FIND_PROGRAM, FIND_AGAIN, ATTEND))
+        began = self._attend(launcher(variables, FIND_PROGRAM, OURS, FIND_AGAIN, ATTEND))
         return began.text if began.name == 'gone' else None
 
     def attend(self, transport):
@@ -5372,10 +5414,11 @@ def read_session(text):
     except (TypeError, RecursionError) as error:
         raise ValueError(error) from None
     lists = isinstance(session.arguments, list) and isinstance(session.command, list)
-    texts = [session.server, session.folder, *(session.arguments + session.command if lists else [None])]
+    texts = [session.server, *(session.arguments + session.command if lists else [None])]
     if not (all(isinstance(value, str) for value in texts)
             and type(session.device_auth) is bool and type(session.started) in (int, float)
-            and 0 <= session.started < 1 << 40 and _is_text('[0-9a-f]{16}', session.mark)
+            and 0 <= session.started < 1 << 40 and _is_text(r'/([^\0-\x1f\x7f]*/)?codex-login\.[A-Za-z0-9]{6,}', session.folder)
+            and '..' not in session.folder.split('/') and _is_text('[0-9a-f]{16}', session.mark)
             and _is_text('|[0-9a-f]{64}', session.state) and _is_text('(?s)|/.*', session.path)
             and (session.port is None or type(session.port) is int and 0 < session.port < 65536)):
         raise ValueError('a value is not what it should be')

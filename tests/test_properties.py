@@ -396,7 +396,7 @@ def test_only_this_very_port_is_followed(start, rest):
 WORDS = st.text(max_size=8)
 SESSIONS = st.builds(
     script.Session, server=WORDS, arguments=st.lists(WORDS, max_size=3), command=st.lists(WORDS, max_size=3),
-    device_auth=st.booleans(), folder=WORDS, mark=st.text('0123456789abcdef', min_size=16, max_size=16),
+    device_auth=st.booleans(), folder=st.just('/tmp/codex-login.abcdefghij'), mark=st.text('0123456789abcdef', min_size=16, max_size=16),
     port=st.one_of(st.none(), st.integers(1, 65535)), path=st.one_of(st.just(''), WORDS.map(lambda text: '/' + text)),
     state=st.one_of(st.just(''), WORDS.map(lambda text: script.hash_of('s' + text))), started=st.floats(0, 2e9))
 

@@ -11,11 +11,13 @@ import os
 import re
 import selectors
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -894,6 +896,271 @@ def test_a_port_that_cannot_be_had_again_at_once_is_said_once_and_had_again_late
 
 
 # --- Other people on the server -----------------------------------------------------------------------------
+
+SHELLS = {'dash': ['dash'], 'bash': ['bash', '--posix'], 'zsh': ['zsh', '--emulate', 'sh'], 'ash': ['busybox', 'ash']}
+MARK = '0123456789abcdef'
+FOUND, GONE = f'@{MARK} started ', f'@{MARK} gone '
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can give a folder to somebody else')
+
+
+class Account:
+    """An account at a server, in which the launcher's texts run in one shell or another."""
+
+    def __init__(self, folder, shell):
+        self.shell = shell
+        self.home, self.tmp, self.runtime = (folder / name for name in ('home', 'tmp', 'runtime'))
+        for place in (self.home, self.tmp, self.runtime):
+            place.mkdir(mode=0o700)
+        self.kills = folder / 'kills'
+
+    def run(self, *pieces, words='', enter=(), **variables):
+        """What the launcher says, record by record; `kill` only takes notes here, but of what follows the log."""
+        notes = f'kill() {{ if [ "$*" = "$t" ]; then command kill "$t"; else printf "%s\\n" "$*" >>{self.kills}; fi; return 1; }}'
+        text = codex_login.launcher({'N': MARK, 'W': 'sh', 'ALSO': '', 'NEEDED': 'no', 'CODEX': 'no', **variables}, notes, *pieces)
+        places = {'HOME': str(self.home), 'TMPDIR': str(self.tmp), 'XDG_RUNTIME_DIR': str(self.runtime)}
+        with subprocess.Popen([*enter, *self.shell], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              env={**places, 'PATH': os.environ['PATH']}) as shell:
+            shell.stdin.write(text)
+            shell.stdin.flush()
+            said = shell.stdout.readline() + shell.stdout.readline()    # a shell reads ahead: no word comes before that
+            rest, complaints = shell.communicate(words.encode(), PATIENCE)
+        assert not re.search(rb'syntax|not found|bad ', complaints), complaints
+        return [line for line in (said + rest).decode().splitlines() if line.startswith(f'@{MARK} ')]
+
+    def start(self, enter=()):
+        """The folder that a program is started in, by the launcher itself."""
+        texts = {name: getattr(codex_login, name).replace('MARK', MARK).replace('COMMAND', 'true') for name in ('JOB', 'KEEPER', 'SHIM')}
+        word, = self.run(codex_login.OURS, codex_login.START, enter=enter, T='0' if enter else '60', d='', **texts)
+        folder = Path(word.removeprefix(FOUND))
+        if not enter:
+            keeper = int((folder / 'groups').read_text().split()[1])
+            for end in (os.kill, os.killpg):        # it may not have a group of its own yet
+                with contextlib.suppress(ProcessLookupError):
+                    end(keeper, signal.SIGKILL)
+        return folder
+
+    def find(self, folder, words=''):
+        """How it is found again, and what it is told then."""
+        return self.run(codex_login.FIND_PROGRAM, codex_login.OURS, codex_login.FIND_AGAIN, codex_login.ATTEND,
+                        words=words, d=str(folder))
+
+    def killed(self):
+        """What it would have ended."""
+        return self.kills.read_text().splitlines() if self.kills.exists() else []
+
+
+@pytest.fixture(params=SHELLS)
+def shell_account(request, tmp_path):
+    if not shutil.which(SHELLS[request.param][0]):
+        pytest.skip(f'no {request.param}: apt-get install {SHELLS[request.param][0]}')
+    return Account(tmp_path, SHELLS[request.param])
+
+
+def left_behind(folder, groups='99999999 99999998\n'):
+    """A login's folder as the launcher leaves it, whose program has ended."""
+    (folder / 'bin').mkdir(parents=True, mode=0o700)
+    folder.chmod(0o700)
+    (folder / 'job').write_text(codex_login.JOB.replace('MARK', MARK))
+    (folder / 'log').write_text(f'a line\n\n@{MARK} exit 0\n')
+    (folder / 'groups').write_text(groups)
+    (folder / 'attendants').write_text('')
+    return folder
+
+
+def test_a_folder_as_the_launcher_left_it_is_believed(shell_account):
+    folder = left_behind(shell_account.tmp / 'codex-login.aaaaaaaaaa')
+    said = shell_account.find(folder, 'end\n')
+    assert said[0] == FOUND + str(folder) and f'@{MARK} ended' in said
+    assert not folder.exists() and shell_account.killed() == []
+
+
+def a_link_to_somebodys_folder(folder):
+    folder.rename(folder.with_name('theirs'))
+    folder.symlink_to(folder.with_name('theirs'))
+
+
+def open_to_all(folder):
+    folder.chmod(0o777)
+
+
+def readable_by_all(folder):
+    folder.chmod(0o755)
+
+
+def somebody_elses(folder):
+    os.chown(folder, 12345, 12345)
+
+
+def a_file_of_somebody_else(folder):
+    os.chown(folder / 'groups', 12345, 12345)
+
+
+def a_linked_log(folder):
+    (folder / 'log').unlink()
+    (folder / 'log').symlink_to(folder.parent.parent / 'home' / 'private')
+
+
+def linked_attendants(folder):
+    (folder / 'attendants').unlink()
+    (folder / 'attendants').symlink_to(folder.parent.parent / 'home' / 'private')
+
+
+def hard_linked_attendants(folder):
+    (folder / 'attendants').unlink()
+    (folder / 'attendants').hardlink_to(folder.parent.parent / 'home' / 'private')
+
+
+def a_pipe_for_a_log(folder):
+    (folder / 'log').unlink()
+    os.mkfifo(folder / 'log')
+
+
+def the_mark_of_another_login(folder):
+    (folder / 'job').write_text(codex_login.JOB.replace('MARK', MARK[::-1]))
+
+
+def no_job(folder):
+    (folder / 'job').unlink()
+
+
+@pytest.mark.parametrize('attack', [
+    a_link_to_somebodys_folder, open_to_all, readable_by_all, pytest.param(somebody_elses, marks=as_root),
+    pytest.param(a_file_of_somebody_else, marks=as_root), a_linked_log, linked_attendants, hard_linked_attendants, a_pipe_for_a_log,
+    the_mark_of_another_login, no_job])
+def test_a_folder_that_somebody_else_could_have_made_is_not_the_login(shell_account, attack):
+    private = shell_account.home / 'private'
+    private.write_text(f'mine\n@{MARK} exit 0\n')
+    folder = left_behind(shell_account.tmp / 'codex-login.aaaaaaaaaa')
+    attack(folder)
+    assert shell_account.find(folder, 'stop\n') == [GONE]
+    assert shell_account.killed() == [] and private.read_text() == f'mine\n@{MARK} exit 0\n'
+    assert os.path.lexists(folder), 'it is not ours to remove'
+
+
+@pytest.mark.parametrize('groups', ['-1 -1', '0 0', '1 1', 'text more', '-9 -1', '', '007 -1', '2x 3', '$$ 1', '{pid} {pid}', '* *'])
+@pytest.mark.parametrize('list', ['groups', 'attendants'])
+def test_no_process_is_ended_for_a_number_in_a_file(shell_account, list, groups):
+    # Of the same shell_account, and another program than the login's.
+    with subprocess.Popen(['sleep', '60']) as bystander:
+        folder = left_behind(shell_account.tmp / 'codex-login.aaaaaaaaaa')
+        (folder / list).write_text(groups.format(pid=bystander.pid) + '\n')
+        assert shell_account.find(folder, 'stop\n')[0] == FOUND + str(folder)
+        assert shell_account.killed() == []
+        bystander.kill()
+
+
+@pytest.mark.parametrize('groups', ['-1 -1', '1 1', '{pid} {pid}'])
+def test_a_program_that_is_another_one_now_is_not_taken_for_the_login(shell_account, groups):
+    with subprocess.Popen(['sleep', '60']) as bystander:
+        folder = left_behind(shell_account.tmp / 'codex-login.aaaaaaaaaa', groups.format(pid=bystander.pid) + '\n')
+        (folder / 'log').write_text('a line\n')
+        assert shell_account.find(folder, 'stop\n') == [GONE]
+        assert shell_account.killed() == [] and not folder.exists()
+        bystander.kill()
+
+
+# -- where it is made
+
+def test_the_folder_is_made_where_nobody_else_can_write(shell_account):
+    cache = shell_account.home / '.cache'
+    cache.mkdir(mode=0o755)
+    assert shell_account.start().parent == shell_account.runtime
+    shell_account.runtime.chmod(0o777)        # set by whoever ran su, say
+    assert shell_account.start().parent == cache
+    cache.chmod(0o775)
+    folder = shell_account.start()
+    assert folder.parent == shell_account.tmp and folder.stat().st_mode & 0o7777 == 0o700
+
+
+def test_a_place_with_an_odd_name_is_not_put_into_path_and_browser(shell_account):
+    shell_account.runtime = shell_account.home / 'with a space: and more'
+    shell_account.runtime.mkdir(mode=0o700)
+    assert shell_account.start().parent == shell_account.tmp
+    shell_account.runtime = 'relative'
+    assert shell_account.start().parent == shell_account.tmp
+
+
+@as_root
+def test_a_place_from_which_nothing_runs_is_passed_over(shell_account):
+    mount = ['unshare', '-m', 'sh', '-c', 'mount -t tmpfs -o noexec,mode=700 none "$0" && exec "$@"', str(shell_account.runtime)]
+    if subprocess.run([*mount, 'true']).returncode:
+        pytest.skip('no mounts here')
+    assert shell_account.start(enter=mount).parent == shell_account.tmp
+    shell_account.tmp = shell_account.runtime       # all there is: then the program's address has to be printed
+    assert shell_account.start(enter=mount).parent == shell_account.runtime
+
+
+def test_what_a_restart_of_the_server_left_is_cleared_up_a_week_later(shell_account):
+    old, young, other = (shell_account.runtime / name for name in ('codex-login.oldoldoldo', 'codex-login.youngyoung', 'codex-login'))
+    for folder in (old, young, other):
+        left_behind(folder)
+        os.utime(folder, (0, time.time() - (86400 if folder == young else 9 * 86400)))
+    shell_account.start()
+    assert not old.exists() and young.exists() and other.exists()
+
+
+# -- the whole script
+
+def lose(server, script):
+    """The app is killed, and the program at the server is, too; its folder stays. The Session that was saved."""
+    script.wait_for('opened')
+    script.kill()
+    embedded.end_marked_processes(server.mark)
+    assert not embedded.eventually(lambda: embedded.marked_processes(server.mark))
+    folder, = server.tmp.iterdir()
+    return folder
+
+
+def test_a_login_is_not_led_to_the_listener_of_somebody_who_took_its_folders_name(run, server, home):
+    first = run()
+    folder = lose(server, first)
+    theirs, private = folder.with_name('theirs'), server.home / 'authorized_keys'
+    private.write_text('mine\n')
+    folder.rename(theirs)
+    with subprocess.Popen(['sleep', '60']) as bystander:
+        (theirs / 'groups').write_text(f'{bystander.pid} {bystander.pid}\n')
+        (theirs / 'log').write_text('https://auth.openai.com/oauth/authorize?state=x&redirect_uri=http://localhost:9/auth/callback\n')
+        (theirs / 'attendants').unlink()
+        (theirs / 'attendants').symlink_to(private)
+        folder.symlink_to(theirs)
+        second = run()
+        sign_in = second.wait_for('sign-in')
+        assert sign_in['port'] == server.announced_port
+        assert Browser(sign_in['url']).sign_in().status == 200
+        assert second.wait() == 0
+        assert bystander.poll() is None and private.read_text() == 'mine\n'
+        bystander.kill()
+    folder.unlink()
+    shutil.rmtree(theirs)
+
+
+def test_a_saved_login_that_names_another_folder_is_no_saved_login(run, server, home):
+    script = run()
+    lose(server, script)
+    shutil.rmtree(next(server.tmp.iterdir()))
+    file, = home.folder.glob('.local/state/codex-login/login-*.json')
+    saved = json.loads(file.read_text())
+    for folder in ('/home/ana', '/tmp/../home/ana/codex-login.aaaaaaaaaa', 'codex-login.aaaaaaaaaa', '/tmp/codex-login.a\nb', '', '/'):
+        with pytest.raises(ValueError):
+            codex_login.read_session(json.dumps({**saved, 'folder': folder}))
+    assert codex_login.read_session(json.dumps(saved)).folder == saved['folder']
+    file.unlink()
+
+
+def test_a_login_in_a_private_place_is_found_again_and_leaves_nothing_there(run, server):
+    cache = server.home / '.cache'
+    cache.mkdir(mode=0o700)
+    first = run()
+    url = first.wait_for('sign-in')['url']
+    first.wait_for('opened')
+    assert [path.name.partition('.')[0] for path in cache.iterdir()] == ['codex-login'] and list(server.tmp.iterdir()) == []
+    first.kill()
+    second = run()
+    assert second.wait_for('sign-in')['url'] == url
+    assert Browser(url).sign_in().status == 200
+    assert second.wait() == 0
+    assert eventually(lambda: list(cache.iterdir()) == [])
+
 
 
 # --- Hostile words, endless words ---------------------------------------------------------------------------
