@@ -4506,6 +4506,10 @@ class Forwards:
         forward.bound = self._listener.open(spec.bind or ('*' if self._gateway_ports else ''), spec.port, forward)
         self._forwards.append(forward)
 
+    def revive(self):
+        """Listen again where the system took a listener away while the app was asleep."""
+        self._listener.probe()
+
     def close(self):
         """End everything, at once."""
         if self._closed.is_set():
@@ -5901,8 +5905,8 @@ class Login:
         self._look_at = time.monotonic() + self.LOOK_AFTER
         if self._follow_at:         # the browser, too, has its time only from now on
             self._follow_at = time.monotonic() + self.FOLLOW_AFTER
-        if self._relay:
-            self._relay.revive()
+        for ports in filter(None, (self._relay, self._forwards)):
+            ports.revive()
 
     def _look_around(self, now):
         """While the redirect is missing: what a Shortcut left, and after each wake-up, once, what is on the clipboard.
@@ -6000,8 +6004,11 @@ class Tunnels:
         self._options, self._settings, self._device, self._report = options, settings, device, report
         self._inbox = queue.Queue()
         self._link = Link(settings, device, self._tell, options.jumps)
+        self._forwards = None
 
     def _tell(self, event, **fields):
+        if event == 'suspended' and self._forwards:
+            _start(self._forwards.revive)
         if event == 'link-failed':
             self._inbox.put(fields['problem'])
         elif event == 'note':
@@ -6011,19 +6018,18 @@ class Tunnels:
 
     def run(self):
         """Returns never: raises KeyboardInterrupt, or Problem where the connection cannot be made again."""
-        forwards = None
         try:
             self._link.connect()
             specs = (*self._options.forwards, *self._settings.forwards)
-            forwards = open_forwards(self._link, specs, self._settings, self._report)
+            self._forwards = open_forwards(self._link, specs, self._settings, self._report)
             self._link.keep(min(self.TICK, self._settings.alive_interval or self.TICK))
             self._report.note('Tunnels are open. Ctrl-C, or q and return, ends them.')
             if not self._options.json:
                 self._device.typed_lines(self._typed)
             raise self._inbox.get()
         finally:
-            if forwards:
-                forwards.close()
+            if self._forwards:
+                self._forwards.close()
             self._link.close()
 
     def _typed(self, line):

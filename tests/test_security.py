@@ -21,6 +21,7 @@ import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import embedded
 import pytest
@@ -878,6 +879,27 @@ def test_a_listener_notices_its_death_without_being_woken(door, monkeypatch):
     assert eventually(lambda: held.sock is not first)
     deaf.clear()
     assert greeting(port) == b'hi' and told == []
+
+
+def test_after_a_wake_up_a_listener_that_takes_no_connection_is_bound_again(door, monkeypatch):
+    """iOS may leave one behind that looks alive to its owner, and that nobody reaches."""
+    listener, port, told = door()
+    held = listener._ports[0]
+    first = held.sock
+    listener.probe()
+    assert greeting(port) == b'hi' and held.sock is first
+    monkeypatch.setattr(codex_login, 'answers', lambda sock: sock is not first)
+    listener.probe()
+    assert eventually(lambda: held.sock is not first) and greeting(port) == b'hi' and told == []
+
+
+def test_a_tunnel_looks_at_its_port_after_a_wake_up():
+    probed = threading.Event()
+    tunnels = codex_login.Tunnels.__new__(codex_login.Tunnels)
+    tunnels._report = SimpleNamespace(tell=lambda event, **fields: None)
+    tunnels._forwards = SimpleNamespace(revive=probed.set)
+    tunnels._tell('suspended', seconds=5)
+    assert probed.wait(PATIENCE)
 
 
 def test_a_port_that_cannot_be_had_again_at_once_is_said_once_and_had_again_later(door, monkeypatch):
