@@ -3371,6 +3371,7 @@ def _must_be_changed(message):
 class Credentials:
     """How a person proves who they are: agent, keys, password; what worked is kept in memory for the next connection."""
     PASSWORD_TRIES = 3
+    MOST_LINES, LONGEST_LINE = 30, 500      # of what a server says before it asks
     MOST_STEPS = 8          # that a server may take one after the other, and still want more
 
     def __init__(self, settings, device):
@@ -3451,8 +3452,8 @@ class Credentials:
 
     def _as_said(self, *texts):
         """A server's words, each line of them marked as its own, as ssh marks its questions: none can pass for this script's."""
-        lines = (' '.join(harmless(line).split()) for text in texts for line in text.splitlines())
-        return '\n'.join(f'({self._whom}) {line}' for line in lines if line)
+        lines = filter(None, (' '.join(harmless(line).split()) for text in texts for line in text.splitlines()))
+        return '\n'.join(f'({self._whom}) {line[:self.LONGEST_LINE]}' for line in itertools.islice(lines, self.MOST_LINES))
 
     def _ask(self, said, prompt, echo):
         if self._settings.batch or self._device.alone:

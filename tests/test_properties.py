@@ -209,6 +209,7 @@ KNOWN_BAD = [
 ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('name, text', KNOWN_BAD, ids=[f'{name}: {text[:24]!a}' for name, text in KNOWN_BAD])
 def test_texts_that_were_found_to_take_long_or_to_break_something(name, text):
     reader, _, allowed = READERS[name]

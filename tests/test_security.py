@@ -59,6 +59,7 @@ PROMISES = {
 }
 
 
+@pytest.mark.quick
 def test_every_promise_of_the_readme_has_its_tests():
     section = (ROOT / 'README.md').read_text().partition('\n## Security\n')[2].partition('\n## ')[0]
     assert list(map(int, re.findall(r'^([0-9]+)\. ', section, re.MULTILINE))) == list(PROMISES)
@@ -1336,6 +1337,13 @@ def test_a_server_that_takes_proof_after_proof_gets_no_more_than_a_few(run_hurri
         script.answer('Code:', '42')
     assert script.wait() == 255
     assert 'wants ever more, and lets nobody in' in script.screen
+
+
+def test_an_endless_question_is_cut_and_still_says_whose_it_is(run_hurried, server, home):
+    asks(server, home, 'x' * 100_000, instruction='a line that fills the screen\n' * 3_000)
+    script = run_hurried(json_events=False, terminal=True, command=('true',))
+    script.answer(re.escape(f'({account(server)}) xxx'), '42')
+    assert script.wait() == 0 and len(script.screen) < 20_000
 
 
 # --- Floods --------------------------------------------------------------------------------------------------
