@@ -1549,6 +1549,16 @@ class Phone(Device):
         with contextlib.suppress(IndexError):       # the timer was first
             self.attempt(self._end_task, self._tasks.pop())
 
+    def trials(self):
+        return [('background', self._try_grace)]
+
+    def _try_grace(self):
+        try:
+            self._take_grace()
+            return 'time is granted'
+        finally:
+            self._end_grace()
+
     def returned(self):
         self._end_grace()
 
@@ -1884,6 +1894,40 @@ class Pythonista(Phone):
 
     def offer(self, question, accept, decline):
         accept() if self.agrees(question) else decline()
+
+    def trials(self):
+        return [*super().trials(), ('keychain', self._try_keychain), ('reminder', self._try_reminder),
+                ('sheet', self._try_sheet), ('crash', self._last_crash)]
+
+    def _try_keychain(self):
+        import keychain
+        secret = os.urandom(8).hex()
+        keychain.set_password(self.KEYCHAIN, 'check', secret)
+        kept = keychain.get_password(self.KEYCHAIN, 'check') == secret
+        keychain.delete_password(self.KEYCHAIN, 'check')
+        return kept
+
+    def _try_reminder(self):
+        self._server = 'this check'
+        self._remind()
+        self._unremind()
+        return 'planned and cancelled'
+
+    def _try_sheet(self):
+        if self.alone or self.unattended:
+            return 'nobody to look at it'
+        self.on_main(self._present, 'https://example.com/')
+        time.sleep(1)
+        self._dismiss()
+        return 'shown and taken away'
+
+    def _last_crash(self):
+        """What the app left when UIKit ended it."""
+        try:
+            with open(os.path.join(self.home, '_objc_exception.txt'), encoding='utf-8', errors='replace') as file:
+                return f'_objc_exception.txt: {file.readline(120)}'
+        except FileNotFoundError:
+            return 'none'
 
     def about(self):
         import plistlib
@@ -6506,7 +6550,7 @@ def cancelled_by_signals():
     def cancel(number, frame):
         raise KeyboardInterrupt
     before = {}
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    for number in (getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGQUIT') if hasattr(signal, name)):
         with contextlib.suppress(ValueError):       # in Pythonista this is not the main thread
             if signal.getsignal(number) is not signal.SIG_IGN:      # nohup's wish
                 before[number] = signal.signal(number, cancel)

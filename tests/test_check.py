@@ -5,7 +5,7 @@ import re
 import socket
 
 import pytest
-from test_phones import SCREEN, phone  # noqa: F401 - fixtures
+from test_phones import SCREEN, phone, pythonista  # noqa: F401 - fixtures
 from test_specs import script as codex_login
 from tools.record_check import run_check, table
 
@@ -30,7 +30,7 @@ def test_a_person_who_leaves_and_comes_back_gets_a_table_to_post(phone):
     script = run_check(phone)
     text = table(phone, script)
     found = rows(text)
-    assert set(found) >= COMMON | AWAY
+    assert set(found) >= COMMON | AWAY | {'background'}
     assert all(len(line) <= SCREEN for line in text.splitlines())
     assert found['clipboard'] == 'there and back' and found['127.0.0.1'] == 'yes'
     assert found['page'].endswith('the browser came') and re.fullmatch(r'\d+ s, then slept \d+ s', found['ran on'])
@@ -54,6 +54,35 @@ def test_who_says_no_leaves_the_app_for_nothing(phone):
 
 def test_a_browser_that_never_comes_is_said(phone):
     assert rows(table(phone, run_check(phone, look=False)))['page'].endswith('did not come')
+
+
+def test_what_pythonista_alone_has_is_tried(pythonista):
+    found = rows(table(pythonista, run_check(pythonista)))
+    assert found['keychain'] == 'yes' and found['reminder'] == 'planned and cancelled'
+    assert found['sheet'] == 'shown and taken away' and found['crash'] == 'none'
+    assert pythonista.phone.keychain == {}
+
+
+def test_what_the_app_left_when_it_crashed_is_shown(pythonista):
+    (pythonista.folder / '_objc_exception.txt').write_text('NSGenericException: not on the main thread\nstack\n')
+    found = rows(table(pythonista, run_check(pythonista, yes=False)))
+    assert found['crash'] == '_objc_exception.txt: NSGenericException: not on the main thread'
+
+
+def test_a_bridge_that_is_gone_is_said_in_its_rows(pythonista):
+    pythonista.phone.set('no-bridge')
+    script = run_check(pythonista, yes=False)
+    found = rows(table(pythonista, script))
+    assert found['sheet'].startswith('fails: ') and found['background'].startswith('fails: ') and found['keychain'] == 'yes'
+    assert 'Traceback' not in script.stdout + script.stderr
+
+
+@pytest.mark.parametrize('condition, row, said', [
+    ('no-notifications', 'reminder', 'notifications are not allowed'), ('no-paste', 'clipboard', 'there, but not back'),
+    ('no-background-time', 'background', 'gives no background time'), ('no-window', 'sheet', 'fails')])
+def test_what_a_person_or_ios_refuses_is_said_in_its_row(condition, row, said, pythonista):
+    pythonista.phone.set(condition)
+    assert said in rows(table(pythonista, run_check(pythonista, yes=False)))[row]
 
 
 def test_a_folder_that_cannot_be_made_is_said_in_its_row(phone):

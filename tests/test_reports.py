@@ -17,8 +17,7 @@ from urllib.parse import quote
 
 import pytest
 import standins
-from harness import PATIENCE, Browser, Home
-from standins import CANCEL
+from harness import Browser
 from test_phones import (  # noqa: F401 - the fixtures are used by their names
     APPS, NO, PASSWORD, QUESTIONS, YES, ashell, bare_ashell, handset_of, new_server, phone, pythonista, stand_in, unfit,
     wait_until, wheels)
