@@ -181,7 +181,7 @@ class _Network:
 
     def __init__(self):
         self.selector = selectors.DefaultSelector()
-        self.wires, self.count = [], []
+        self.wires, self.ways = [], []           # those that are, and the two ways of all that were
         self.due_cut = None
         self.door_state = 'open'
         self.fillers = []
@@ -241,7 +241,7 @@ class _Network:
             self._watch(wire)
 
     def do_carried(self):
-        return [[wire[UP].delivered, wire[DOWN].delivered] for wire in self.count]
+        return [[ways[UP].delivered, ways[DOWN].delivered] for ways in self.ways]
 
     def do_trips(self):
         return self.depth[DOWN] / 2
@@ -284,7 +284,7 @@ class _Network:
             near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             wire = _Wire(near, self._due(3), self.depth[DOWN] + 2)
             self.wires.append(wire)
-            self.count.append(wire.ways)
+            self.ways.append(wire.ways)
             for way in wire.ways.values():
                 way.silent = self.door_state == 'mute'
             self._watch(wire)
