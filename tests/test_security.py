@@ -67,6 +67,13 @@ def test_every_promise_of_the_readme_has_its_tests():
     assert [name for names in PROMISES.values() for name in names if name not in tests] == []
 
 
+@pytest.mark.quick
+def test_the_readme_says_how_long_a_silent_server_is_waited_for():
+    limits = (codex_login.Authentication.LIMIT, codex_login.Link.RUN_LIMIT, codex_login.RemoteLogin.START_LIMIT)
+    says = '{:g} s to let you in, {:g} s to take a command, {:g} s to start the program'.format(*limits)
+    assert says in ' '.join((ROOT / 'README.md').read_text().split())
+
+
 # --- Who asked ----------------------------------------------------------------------------------------------
 
 @pytest.fixture
