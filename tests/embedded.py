@@ -89,10 +89,29 @@ def fingerprint(key):
 
 # --- Ports and processes ------------------------------------------------------------------------------------
 
+_reserved = collections.deque(maxlen=200)
+
+
+def _reserve(port):
+    """Whether no other test of this machine has been given this port; from now on it is this process's."""
+    if sys.platform != 'linux':
+        return True
+    sign = socket.socket(socket.AF_UNIX)
+    try:
+        sign.bind(f'\0codex-login-tests-port-{port}')      # a name without a file, gone with its process
+    except OSError:
+        sign.close()
+        return False
+    _reserved.append(sign)
+    return True
+
+
 def free_port(wanted=0):
     """A port that is free on 127.0.0.1 and, where the machine has it, on ::1; the wanted one if it can be."""
     # Below what systems hand out by themselves: a port from there may be taken again before it is listened on.
     for candidate in [wanted] * bool(wanted) + random.sample(range(10000, 32000), 100):
+        if candidate != wanted and not _reserve(candidate):
+            continue
         try:
             with socket.create_server(('127.0.0.1', candidate)) as first:
                 port = first.getsockname()[1]
@@ -574,6 +593,7 @@ class EmbeddedServer:
             folder.mkdir(mode=0o700)
         self.map = self.folder / 'map'
         self.map.touch()
+        self.port = self.port or free_port()    # it is listened on again and again
         self.announced_port = free_port()       # by the stand-in CLI
         self.install('codex')
         self._front = _Front(self.address, self.port, self._welcome)

@@ -28,6 +28,7 @@ A code that begins with `bad` is refused at the exchange, and so is one that was
 """
 
 import base64
+import contextlib
 import dataclasses
 import fcntl
 import http.client
@@ -185,9 +186,11 @@ def choose_port(wanted):
 
 
 def random_port():
-    """A port that looks like the system's choice, and is free where the redirect will arrive as well."""
-    with socket.create_server(('127.0.0.1', 0)) as probe:
-        return probe.getsockname()[1]
+    """A port that is free where the redirect will arrive as well, and that the system gives to nobody meanwhile."""
+    while True:
+        port = 10000 + secrets.randbelow(22000)
+        with contextlib.suppress(OSError), socket.create_server(('127.0.0.1', port)):
+            return port
 
 
 def announce(announced, real):
