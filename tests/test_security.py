@@ -134,7 +134,7 @@ def test_a_link_is_put_to_the_person_with_the_real_account_and_what_it_does(name
 @pytest.mark.parametrize('where', ['shortcut', 'extension', 'json'])
 def test_a_link_does_nothing_where_nobody_can_be_asked_and_says_what_to_do(where, linked, pythonista, server):
     if where == 'shortcut':
-        pythonista.phone.run_as_shortcut()
+        pythonista.run_as_shortcut()
     if where == 'extension':
         pythonista.phone.share(text='something')
     script = linked('home', 'touch PWNED', json_events=where == 'json')
@@ -148,7 +148,7 @@ def test_a_yes_to_a_link_is_remembered_by_its_exact_words(linked, pythonista, se
     assert linked('home', 'echo one', answer=YES).wait() == 0
     agreed = linked('home', 'echo one')
     assert agreed.wait() == 0 and 'one' in agreed.stdout
-    pythonista.phone.run_as_shortcut()
+    pythonista.run_as_shortcut()
     assert linked('home', 'echo one').wait() == 0
     for others in (['home', 'echo one '], ['home', 'echo', 'one', '&& touch PWNED'], ['-v', 'home', 'echo one'], ['home', 'echo two']):
         assert linked(*others).wait() == 255
@@ -238,7 +238,7 @@ def test_a_pairing_link_with_more_than_a_pairing_is_no_pairing_alone(linked, pyt
 def test_a_pairing_link_is_asked_about_once_and_by_nobody_in_a_shortcut(linked, pythonista, server):
     words = pairing_with(pythonista, server)
     before = (pythonista.ssh / 'config').read_text()
-    pythonista.phone.run_as_shortcut()
+    pythonista.run_as_shortcut()
     assert linked(*words).wait() == 255
     assert pythonista.asked == [] and (pythonista.ssh / 'config').read_text() == before
 
