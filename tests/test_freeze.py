@@ -584,10 +584,10 @@ def test_the_failed_address_is_pasted_at_the_terminal_that_waits(run, server, wi
     script, person = on_terminal(run)
     script.stop()
     take_listeners_away(script.process.pid)
-    script.resume()
     address = person.redirect()
     with pytest.raises(ConnectionRefusedError):
         person.get(address)
+    script.resume()
     type_line(script, address)
     assert script.wait() == 0
     assert 'Signed in' in script.screen

@@ -3,6 +3,7 @@
 Plain http.client and ssl ask them first, without a network between. Then a person signs each one in at a real sshd.
 """
 
+import os
 import contextlib
 import http.client
 import shutil
@@ -224,7 +225,7 @@ def server():
         shutil.copytree(PROGRAMS, server.folder / 'programs')
         for program in PROGRAMS.glob('*.py'):
             server.add_program(program.stem.replace('_', '-'), '#!/bin/sh\n' + ' '.join(
-                ['exec', sys.executable, '-s', '-E', '-S', f'/run/lab/programs/{program.name}', '"$@"\n']))
+                ['exec', os.path.realpath(sys.executable), '-s', '-E', '-S', f'/run/lab/programs/{program.name}', '"$@"\n']))
         yield server
 
 

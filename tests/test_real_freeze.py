@@ -279,9 +279,9 @@ def test_the_failed_address_is_pasted_at_the_terminal_that_waits(phone):
     script.wait_for_text('Your browser opens it')
     script.stop()
     take_listeners_away(script.process.pid)
-    script.resume()
     phone.sign_in(address)
     phone.tab.wait_for_text('ERR_CONNECTION_REFUSED')
+    script.resume()
     script.answer('', phone.tab.url())
     phone.assert_signed_in(script, page=False)
 
