@@ -3,9 +3,9 @@
 Plain http.client and ssl ask them first, without a network between. Then a person signs each one in at a real sshd.
 """
 
-import os
 import contextlib
 import http.client
+import os
 import shutil
 import socket
 import ssl
