@@ -19,8 +19,7 @@ import pytest
 import standins
 from harness import Browser
 from test_phones import (  # noqa: F401 - the fixtures are used by their names
-    APPS, NO, PASSWORD, QUESTIONS, YES, ashell, bare_ashell, handset_of, new_server, phone, pythonista, stand_in, unfit,
-    wait_until, wheels)
+    NO, PASSWORD, YES, ashell, bare_ashell, new_server, phone, pythonista, stand_in, wait_until, wheels)
 from test_specs import refused, script as codex_login
 
 STATE = 'the_state-of.this~one'
@@ -505,7 +504,7 @@ sys.argv[0] = os.path.join(here, 'codex_login.py')
 try:
     runpy.run_path(sys.argv[0], run_name='__main__')
 finally:
-    time.time = real
+    os.open = real
 '''
 
 
