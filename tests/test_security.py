@@ -1200,6 +1200,7 @@ HURRIED = '''
 import resource, sys
 sys.path.insert(0, {folder!r})
 import codex_login
+del sys.path[0]
 {limits}
 status = codex_login.main()
 print('most memory', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr, flush=True)
