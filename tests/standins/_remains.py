@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 
 
@@ -52,5 +53,8 @@ def settled(own, before):
 
 def more(before, now):
     """Sentences: what is there now that was not before."""
-    return [f'{what}: {before[what]} before, {now[what]} now' for what in now if now[what] != before[what] and not (
+    left = [f'{what}: {before[what]} before, {now[what]} now' for what in now if now[what] != before[what] and not (
         isinstance(now[what], int) and now[what] < before[what])]
+    frames = sys._current_frames()
+    return left + [''.join([f'{thread.name} is here:\n', *traceback.format_stack(frames[thread.ident])[-6:]])
+                   for thread in threading.enumerate() if left and thread.name in now['threads'] and thread.ident in frames]
