@@ -200,7 +200,7 @@ class Sshd:
         # A copy: the original may lie below a folder that is another one at the server.
         shutil.copy(embedded.STAND_IN, self.folder / 'stand_in_codex.py')
         # The Python below a virtual environment: the environment may lie in /tmp, which the server has its own of.
-        command = shlex.join([os.path.realpath(sys.executable), '-I', '-S', '/run/lab/stand_in_codex.py', name])
+        command = shlex.join([sys._base_executable, '-I', '-S', '/run/lab/stand_in_codex.py', name])
         return self.add_program(name, f'#!/bin/sh\nexec {command} "$@"\n', path.parent)
 
     def add_program(self, name, text, folder=None):

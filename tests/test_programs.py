@@ -5,7 +5,6 @@ Plain http.client and ssl ask them first, without a network between. Then a pers
 
 import contextlib
 import http.client
-import os
 import shutil
 import socket
 import ssl
@@ -225,7 +224,7 @@ def server():
         shutil.copytree(PROGRAMS, server.folder / 'programs')
         for program in PROGRAMS.glob('*.py'):
             server.add_program(program.stem.replace('_', '-'), '#!/bin/sh\n' + ' '.join(
-                ['exec', os.path.realpath(sys.executable), '-s', '-E', '-S', f'/run/lab/programs/{program.name}', '"$@"\n']))
+                ['exec', sys._base_executable, '-s', '-E', '-S', f'/run/lab/programs/{program.name}', '"$@"\n']))
         yield server
 
 
