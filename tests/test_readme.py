@@ -564,7 +564,7 @@ def test_the_browser_says_so_where_nothing_answers(words):
 
 # --- Events, pictures, links --------------------------------------------------------------------------------
 
-BETWEEN_SECTIONS = {'link-failed', 'lost', 'unreached'}
+BETWEEN_SECTIONS = {'back', 'link-failed', 'lost', 'note', 'unreached'}
 """What the sections of the script tell each other; it gets out as an error, or as a line for people."""
 
 
