@@ -2309,6 +2309,7 @@ class SshStream:
         self._below = below
         self._unread = memoryview(b'')
         self.beginning, self.heard, self.round_trip = b'', elapsed(), 0.0
+        self._lock, self._reading, self._closing = threading.Lock(), False, False
         self._quick_ack = isinstance(below, socket.socket) and hasattr(socket, 'TCP_QUICKACK')
         if isinstance(below, socket.socket):
             below.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -2317,7 +2318,7 @@ class SshStream:
         if size > self.LARGEST + 1024:
             raise load_paramiko().SSHException(f'the server announces a packet of {size} bytes')
         if not self._unread:
-            data = self._below.recv(self.PIECE)
+            data = self._read()
             self._unread = memoryview(data)
             self.heard = elapsed()
             if len(self.beginning) < self.BEGINNING:
@@ -2328,6 +2329,29 @@ class SshStream:
                 self._below.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         piece, self._unread = self._unread[:size], self._unread[size:]
         return bytes(piece)
+
+    def _read(self):
+        # A socket must not be closed under a thread that reads: its number may be another one's by the time the thread asks
+        # the system for it, and then it waits there. So that thread closes it.
+        with self._lock:
+            if self._closing:
+                raise EOFError
+            self._reading = True
+        try:
+            return self._below.recv(self.PIECE)
+        finally:
+            with self._lock:
+                self._reading = False
+            if self._closing:
+                self._close()
+
+    def _close(self):
+        with self._lock:
+            self._closing = True
+            if self._reading and isinstance(self._below, socket.socket):
+                return
+        with contextlib.suppress(*LOST):                # a jump host's channel says EOFError where its connection is gone
+            self._below.close()
 
     def send(self, data):
         return self._below.send(data)
@@ -2340,9 +2364,8 @@ class SshStream:
 
     def close(self):
         with contextlib.suppress(*LOST):
-            self._below.shutdown(socket.SHUT_RDWR)      # close alone would not wake a thread that reads
-        with contextlib.suppress(*LOST):                # a jump host's channel says EOFError where its connection is gone
-            self._below.close()
+            self._below.shutdown(socket.SHUT_RDWR)      # wakes a thread that reads
+        self._close()
 
     def forget_unsent(self):
         """Have the system drop, at the end, what it has not been able to send."""
@@ -2350,13 +2373,13 @@ class SshStream:
             with contextlib.suppress(OSError):
                 self._below.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
                 self._below.shutdown(socket.SHUT_RD)    # wakes a thread that reads; writing on would send the rest
-                self._below.close()
+            self._close()
         else:
             self.close()
 
     @property
     def _closed(self):
-        return self._below._closed      # Transport.close() asks for it, of sockets and channels alike
+        return self._closing            # Transport.close() asks for it
 
 
 WEAK = ('sha1', 'md5', 'ssh-rsa', 'ssh-dss', 'cbc', 'arcfour', '-cert-')
@@ -2717,9 +2740,6 @@ class _OldKey:
 
     def get_name(self):
         return self.name
-
-    def can_sign(self):
-        return self._secret is not None
 
     def _signature(self, raw):
         paramiko = load_paramiko()
@@ -4322,7 +4342,6 @@ class Pump:
 
     def __init__(self, sock, channel):
         self.sock, self.channel = sock, channel
-        self.up = self.down = 0     # bytes: from socket to channel, and back
         self._ways = 2
         self._lock = threading.Lock()
         self._up_ended = threading.Event()
@@ -4351,7 +4370,6 @@ class Pump:
         try:
             while data := self.sock.recv(self.PIECE):
                 self.channel.sendall(data)
-                self.up += len(data)
             self.channel.shutdown_write()
             self._one_way_ended()
         except Exception:       # OSError, and paramiko's several kinds for a connection that is lost
@@ -4363,7 +4381,6 @@ class Pump:
         try:
             while data := self.channel.recv(self.EVERYTHING):
                 self.sock.sendall(data)
-                self.down += len(data)
             whole = self.channel.eof_received
             if whole:
                 self.sock.shutdown(socket.SHUT_WR)
@@ -4481,7 +4498,6 @@ class _Forward:
         self.transport = None       # for -R: the connection that listens for it
         self._lock = threading.Lock()
         self._clients = {}          # socket or channel: its pump, once there is one
-        self._moved = [0, 0]        # bytes to the server and from it, of clients that are gone
 
     def enter(self, client, pump=None):
         with self._lock:
@@ -4489,15 +4505,7 @@ class _Forward:
 
     def leave(self, client):
         with self._lock:
-            pump = self._clients.pop(client)
-            if pump:
-                self._moved = [self._moved[0] + pump.up, self._moved[1] + pump.down]
-
-    def counts(self):
-        with self._lock:
-            pumps = [pump for pump in self._clients.values() if pump]
-            return (len(self._clients), self._moved[0] + sum(pump.up for pump in pumps),
-                    self._moved[1] + sum(pump.down for pump in pumps))
+            del self._clients[client]
 
     def stop(self):
         with self._lock:
@@ -4537,10 +4545,6 @@ class Forwards:
     def bound(self):
         """What is listened on: (mode, address, port), with the real port."""
         return [(forward.spec.mode, *where) for forward in self._forwards for where in forward.bound]
-
-    def counts(self):
-        """For each spec: (spec, open connections, bytes to the server, bytes from it)."""
-        return [(forward.spec, *forward.counts()) for forward in self._forwards]
 
     def add(self, spec):
         """Listen for `spec`, here or at the server. Raises Problem "listen"."""
