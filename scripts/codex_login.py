@@ -3443,7 +3443,7 @@ class Credentials:
         self._server, self._whom = settings.account, harmless(settings.account)
         self._steps = []        # (method, secret) of each step that the server accepted, in order
         self._tried = []
-        self._was_let_in = False
+        self._was_let_in = self._was_refused = False
 
     @property
     def work_once(self):
@@ -3460,7 +3460,7 @@ class Credentials:
         except LOST as error:
             broke = (f'{self._settings.alias} ended the connection during authentication '
                      f'({str(error) or "no reason given"}).')
-            if self._was_let_in or not self._tried:
+            if self._was_let_in or not self._was_refused:
                 raise Problem('connect', broke, 'Try again.') from None
             raise self._refused(broke) from None
 
@@ -3494,11 +3494,14 @@ class Credentials:
     def _attempt(self, server, method, secret):
         """(whether the server accepted it, the methods that it wants then)."""
         if method == 'publickey':
-            return server.publickey(secret)
-        if method == 'password':
-            return server.password(secret)
-        earlier, secret[:] = secret[:], []
-        return server.interactive(lambda *round: self._answers(secret, earlier, *round))
+            accepted, methods = server.publickey(secret)
+        elif method == 'password':
+            accepted, methods = server.password(secret)
+        else:
+            earlier, secret[:] = secret[:], []
+            accepted, methods = server.interactive(lambda *round: self._answers(secret, earlier, *round))
+        self._was_refused = not accepted
+        return accepted, methods
 
     def _answers(self, given, earlier, name, instruction, prompts):
         """The answers to one round of questions: as in an earlier connection while the questions are the same, else a person's.
@@ -4441,7 +4444,7 @@ def _start(function, *arguments):
 
 def _work(job):
     jobs = queue.SimpleQueue()
-    while True:
+    while job:
         function, arguments = job
         function(*arguments)
         if len(_resting) >= MOST_RESTING:
@@ -4455,6 +4458,13 @@ def _work(job):
                 _resting.remove(jobs)
                 return
             job = jobs.get()            # it was taken from there just now
+
+
+def dismiss_resting():
+    """Let the threads that rest go: the run is over."""
+    with contextlib.suppress(IndexError):
+        while True:
+            _resting.pop().put(None)
 
 
 class Unreachable(Problem):
@@ -6725,6 +6735,7 @@ def main(words=None):
     device = this_device(alone=events)
     report = JsonReport() if events else TextReport(quiet)
     with contextlib.ExitStack() as run:         # an app lives on and runs the next script: nothing of this one remains
+        run.callback(dismiss_resting)
         run.callback(device.close)
         run.callback(report.close)
         try:
