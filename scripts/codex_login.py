@@ -2107,6 +2107,9 @@ def load_paramiko():
     """The module `paramiko`, whatever the device needs to bring it up. Cheap when called again."""
     with _LOADING:
         paramiko = sys.modules.get('paramiko') or _import_paramiko()
+        logging = sys.modules['logging']
+        if not logging.getLogger('paramiko').handlers:      # logging's last resort would print its tracebacks on stderr
+            logging.getLogger('paramiko').addHandler(logging.NullHandler())
     if (2,) <= _version(paramiko) < OLDEST_PARAMIKO_2:
         raise Problem('setup', f'paramiko {paramiko.__version__} is too old for today\'s servers.',
                       f'What helps: {device_class().library_cure}')
@@ -2127,8 +2130,6 @@ def _import_paramiko():
                       f'What helps: {device_class().library_cure}') from error
     finally:
         sys.path[:] = path
-    # Without a handler, logging's last resort would print paramiko's tracebacks on stderr.
-    logging.getLogger('paramiko').addHandler(logging.NullHandler())
     return paramiko
 
 
@@ -5121,7 +5122,13 @@ class RemoteLogin:
     def end(self, stop=False, limit=5.0):
         """Clear up at the server; with `stop`, end the program first. Whether the server said that it did."""
         self._ended = True
-        return self._gone_words is not None or bool(self._ask('stop' if stop else 'end', limit))
+        for step in awake(limit):
+            if self._gone_words is not None or self._ask('stop' if stop else 'end', limit):
+                return True
+            if not self._transport or self._transport.is_active():
+                break
+            time.sleep(step)    # the attendant is on its way through a new connection
+        return False
 
 
 # == 8. Redirect =======================================================================================================

@@ -1,5 +1,8 @@
 """What tests are given: a server, a home, runs of the script; and the proof that nothing is left behind."""
 
+import itertools
+import os
+
 import forkserver
 import lab
 import pytest
@@ -23,6 +26,17 @@ def pytest_addoption(parser):
 def missing_parts():
     """The real parts this machine lacks: (part, how to get it)."""
     return lab.missing_parts() + standins.missing_parts()
+
+
+def pytest_collection_modifyitems(items):
+    """Beside each other, each worker begins with its share of the slow ones: none is left for the end."""
+    workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+    slow = [item for item in items if item.get_closest_marker('slow')]
+    others = iter([item for item in items if not item.get_closest_marker('slow')])
+    share = -(-len(items) // workers)
+    if workers > 1:
+        shares = [[*slow[number::workers], *itertools.islice(others, share - len(slow[number::workers]))] for number in range(workers)]
+        items[:] = [item for each in shares for item in each] + list(others)
 
 
 def pytest_sessionstart(session):

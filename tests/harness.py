@@ -287,7 +287,15 @@ class Script:
     def stop(self):
         """Freeze it, as iOS does."""
         os.kill(self.process.pid, signal.SIGSTOP)
+        waiting.until(self._stands_still)       # a thread may run on for a moment
         self._stopped = time.monotonic()
+
+    def _stands_still(self):
+        states = set()
+        for path in pathlib.Path(f'/proc/{self.process.pid}/task').glob('*/stat'):
+            with contextlib.suppress(OSError):          # a thread that has just ended
+                states.add(path.read_text().rsplit(')', 1)[1].split()[0])
+        return not states & set('RSD')
 
     def resume(self, after=0.0):
         """Wake it up, once it has been frozen for so many seconds."""

@@ -46,7 +46,7 @@ def files_with_quick_tests():
 
 def beside_each_other():
     """How many tests run at once: most of a story is waiting for somebody else."""
-    return 2 * len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 2 * os.cpu_count()
+    return 3 * (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
 
 
 if __name__ == '__main__':

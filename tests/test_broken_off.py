@@ -116,7 +116,6 @@ def test_a_connection_lost_while_the_redirect_is_on_its_way_delivers_it_once_or_
     assert server.leftovers() == []
 
 
-@pytest.mark.xfail(reason='cancelled while the connection is lost, the program at the server is left', strict=True)
 def test_who_cancels_while_the_connection_is_lost_leaves_nothing_once_it_is_back(server, relay, start):
     script = start()
     script.wait_for('opened')

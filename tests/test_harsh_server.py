@@ -18,9 +18,9 @@ FOREVER = 5     # s: far beyond what was allowed, for what waits without a limit
 ALIVE = ('-o', 'ServerAliveInterval=1', '-o', 'ServerAliveCountMax=2')
 
 
-def fault(name, *values):
-    """A case that fails today, by the name of the fault."""
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=name))
+def fault(name, *values, strict=True):
+    """A case that fails today, by the name of the fault; not `strict` where it strikes nearly always, and not for certain."""
+    return pytest.param(*values, marks=pytest.mark.xfail(strict=strict, reason=name))
 
 
 def has_ended(script):
@@ -247,8 +247,8 @@ def say(port, words=b'hello', limit=PATIENCE):
 
 
 @pytest.mark.parametrize('mode', [
-    fault('DATA after CLOSE: uploads through -L that are cut short end the connection', 'L'),
-    fault('DATA after CLOSE: uploads through -R that are cut short end the connection', 'R')])
+    fault('DATA after CLOSE: uploads through -L that are cut short end the connection', 'L', strict=False),
+    fault('DATA after CLOSE: uploads through -R that are cut short end the connection', 'R', strict=False)])
 def test_uploads_that_the_server_cuts_short_leave_the_connection_whole(run, server, mode):
     """Data of each waits for the end of a key exchange. The first word after it is CLOSE, for all: some are late.
 
@@ -278,7 +278,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name='__main__')
 """
 
 
-@pytest.mark.xfail(strict=True, reason='at a CLOSE during a key exchange the reader waits for itself')
+@pytest.mark.xfail(strict=False, reason='at a CLOSE during a key exchange the reader waits for itself')
 def test_channels_that_close_while_keys_are_exchanged_leave_the_connection_whole(run, server, tmp_path):
     """The script asks for new keys, here after 1 MiB and not 512; the server closes each channel before it answers."""
     early = tmp_path / 'early.py'

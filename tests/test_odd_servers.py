@@ -88,7 +88,7 @@ def test_an_account_whose_start_file_leaves_a_job_that_holds_the_output(place):
 def test_a_login_shell_that_leaves_a_job_and_alone_knows_where_codex_is(place):
     place.server.hide('codex')
     assert place.ssh('command -v codex')[2] == 1
-    assert place.ssh('bash -lc "command -v codex; pkill -x sleep"')[0] == '/run/lab/elsewhere/codex\n'
+    assert place.ssh('bash -lc "command -v codex; until pkill -x sleep; do :; done"')[0] == '/run/lab/elsewhere/codex\n'
     place.login(patience=3)     # once mended: as patient as the others
 
 

@@ -384,7 +384,7 @@ def test_a_sign_in_address_is_one_of_the_line_and_plain(line):
 def test_a_pasted_redirect_is_one_request_line(text):
     with contextlib.suppress(Problem):
         redirect = script.parse_redirect(text)
-        assert re.fullmatch('/[!-~]*', redirect.target) and 0 < redirect.port < 65536
+        assert re.fullmatch('[/?][!-~]*', redirect.target) and 0 < (redirect.port or 1) < 65536      # a query alone has neither path nor port
 
 
 @runs

@@ -105,7 +105,7 @@ def test_the_process_lives_on_and_what_a_script_leaves_in_it_is_said(new_pythoni
         print(os.getpid())
         if len(sys.argv) > 1:
             threading.Thread(target=time.sleep, args=(3600,), daemon=True, name='left').start()
-            logging.getLogger().addHandler(logging.NullHandler())
+            logging.getLogger().addHandler(logging.StreamHandler())
             sys.path.append('left')
             kept = os.open(os.devnull, os.O_RDONLY)
     '''

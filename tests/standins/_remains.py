@@ -23,7 +23,7 @@ def count(own=()):
         'sockets': sum((target or '').startswith('socket:') for target in descriptors.values()),
         'signal handlers': {number.name: repr(signal.getsignal(number)) for number in signal.valid_signals()
                             if isinstance(number, signal.Signals)},
-        'logging handlers': sum(len(logger.handlers) for logger in loggers),
+        'logging handlers': sum(not isinstance(handler, logging.NullHandler) for logger in loggers for handler in logger.handlers),
         'logging levels': {logger.name: logger.level for logger in loggers if logger.level},
         'warnings filters': len(warnings.filters),
         'streams': [id(stream) for stream in (sys.stdin, sys.stdout, sys.stderr)],
