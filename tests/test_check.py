@@ -5,7 +5,7 @@ import re
 import socket
 
 import pytest
-from test_phones import SCREEN, phone, pythonista  # noqa: F401 - fixtures
+from test_phones import NEWLY_OPENED, SCREEN, phone, pythonista  # noqa: F401 - fixtures
 from test_specs import script as codex_login
 from tools.record_check import run_check, table
 
@@ -91,6 +91,7 @@ def test_a_folder_that_cannot_be_made_is_said_in_its_row(phone):
     assert re.match('fails: (NotADirectory|FileExists)Error', found['.ssh']) and 'written and read' in found['state']
 
 
+@NEWLY_OPENED
 def test_without_an_ssh_library_the_table_says_so_and_goes_on(phone):
     for name in ('cryptography', 'Crypto'):
         (phone.folder / f'{name}.py').write_text('raise SystemError("bad")\n')

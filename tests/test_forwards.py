@@ -750,14 +750,9 @@ def test_forwards_that_are_closed_before_their_thread_had_its_turn_close_in_peac
     threads = []
     monkeypatch.setattr(script, '_start', lambda function, *arguments: threads.append(function))
     forwards = script.Forwards(tunnels.link, tunnels._hear)
-    closing = forwards._closed.set
-
-    def closed_and_now_the_thread():
-        closing()
-        threads[0]()
-    monkeypatch.setattr(forwards._closed, 'set', closed_and_now_the_thread)
     forwards.close()
-    assert forwards._bell.fileno() == forwards._button.fileno() == -1
+    threads[0]()
+    assert forwards._listener._bell.fileno() == forwards._listener._button.fileno() == -1
 
 
 def test_clients_do_not_wait_for_ever(monkeypatch):

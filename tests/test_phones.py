@@ -34,6 +34,8 @@ APPS = {
 }
 # The app lives on: every story happens in a process that has just been started, and again in one that has lived it.
 AGAIN = ' once more'
+NEWLY_OPENED = pytest.mark.parametrize('phone', ['a-Shell', 'Pythonista', 'Pythonista beta'], indirect=True)
+"""For what an app that lives on does not do again: it has loaded its libraries."""
 PYTHONISTAS = ['Pythonista', 'Pythonista' + AGAIN, 'Pythonista beta',
                pytest.param('Pythonista beta' + AGAIN, marks=pytest.mark.slow)]
 ASHELL_APP = standins.HERE / 'standins' / 'ashell' / '_app.py'

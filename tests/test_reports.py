@@ -19,7 +19,7 @@ import pytest
 import standins
 from harness import Browser
 from test_phones import (  # noqa: F401 - the fixtures are used by their names
-    NO, PASSWORD, YES, ashell, bare_ashell, new_server, phone, pythonista, stand_in, wait_until, wheels)
+    NEWLY_OPENED, NO, PASSWORD, YES, ashell, bare_ashell, new_server, phone, pythonista, stand_in, wait_until, wheels)
 from test_specs import refused, script as codex_login
 
 STATE = 'the_state-of.this~one'
@@ -308,6 +308,7 @@ def test_a_newer_paramiko_that_does_not_start_gives_way_to_the_apps_own(start, p
     assert 'Traceback' not in script.stderr
 
 
+@NEWLY_OPENED
 def test_where_no_paramiko_starts_the_cure_is_one_that_works_in_the_app(phone, server):
     phone.know(server)
     for name in ('cryptography', 'Crypto'):
