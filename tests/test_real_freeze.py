@@ -319,9 +319,8 @@ def test_codex_answers_a_later_request_only_after_the_redirect_it_works_at(phone
     phone.lab.cut()
     assert phone.lab.auth_json() is None
     # From the server's side: the phone's port passes nothing but the redirect.
-    ask = 'import http.client as h; c = h.HTTPConnection("127.0.0.1", 1455, timeout=30);' \
-          'c.request("GET", "/favicon.ico"); print(c.getresponse().status)'
-    assert phone.lab.server_run([sys._base_executable, '-c', ask]).stdout.split() == ['404']
+    ask = 'require("http").get("http://127.0.0.1:1455/favicon.ico", answer => console.log(answer.statusCode))'
+    assert phone.lab.server_run([laboratory.SERVER_BIN + '/node', '-e', ask]).stdout.split() == ['404']
     assert phone.lab.auth_json() is not None
     phone.assert_signed_in(script)
 

@@ -1493,7 +1493,9 @@ class Secrets:
         """Look at all files here and at the server, and at the processes of both."""
         shown = [self.home.folder / name for name in ('browser-notes', 'clipboard-notes')]
         for folder in (self.home.folder, self.server.tmp):
-            for path in [path for path in folder.rglob('*') if path.is_file() and path not in shown]:
+            # os.walk, since a folder may be cleared up while it is looked through.
+            found = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+            for path in [path for path in found if path.is_file() and path not in shown]:
                 with contextlib.suppress(OSError):
                     self.note(path.name, path.read_text(errors='replace'))
                     if path.stat().st_mode & 0o077 and path.parent.stat().st_mode & 0o077:
