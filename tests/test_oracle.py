@@ -34,7 +34,7 @@ while True:
 @contextlib.contextmanager
 def target(name, port, address='127.0.0.1', start=subprocess.Popen):
     """Something that listens and says its name; at the server with its own way to start programs."""
-    command = [sys.executable, '-I', '-S', '-c', TARGET, address, str(port), name]
+    command = [sys._base_executable, '-I', '-S', '-c', TARGET, address, str(port), name]
     with start(command, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         yield
@@ -157,7 +157,7 @@ def test_a_remote_forward_listens_at_the_server_and_leads_to_the_phone(oracle, a
 
     def ask_at_the_server():
         ask = f'import socket; print(socket.create_connection(("127.0.0.1", {port}), 10).makefile().read())'
-        return at_server.popen([sys.executable, '-I', '-c', ask], stdout=subprocess.PIPE).communicate(timeout=20)[0]
+        return at_server.popen([sys._base_executable, '-I', '-c', ask], stdout=subprocess.PIPE).communicate(timeout=20)[0]
 
     with target('on the phone', here):
         said = oracle.run('-N', '-R', f'{port}:127.0.0.1:{here}', meanwhile=ask_at_the_server)
