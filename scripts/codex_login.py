@@ -2414,7 +2414,8 @@ def shake_hands(transport, timeout):
             raise _handshake_problem(transport.get_exception(), transport.sock.beginning)
     except BaseException:
         transport.close()
-        transport.join(1)       # or it might start its timer after the line below
+        with contextlib.suppress(RuntimeError):         # a Ctrl-C while its thread was to start
+            transport.join(1)   # or it might start its timer after the line below
         raise
     finally:
         # paramiko's handshake timer is a thread that would keep a finished program alive.
