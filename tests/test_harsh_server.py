@@ -13,6 +13,7 @@ import pytest
 from embedded import free_port
 from harness import PATIENCE, SCRIPT, Browser
 from test_login import eventually, failure, forget_keys, names
+from test_tunnels import say
 
 FOREVER = 5     # s: far beyond what was allowed, for what waits without a limit
 ALIVE = ('-o', 'ServerAliveInterval=1', '-o', 'ServerAliveCountMax=2')
@@ -233,17 +234,6 @@ def busy_clients(port, how):
     for number in range(CLIENTS):
         threading.Thread(target=use, args=(number,), daemon=True).start()
     assert eventually(lambda: len(busy) == CLIENTS, PATIENCE)
-
-
-def say(port, words=b'hello', limit=PATIENCE):
-    """What comes back."""
-    with socket.create_connection(('127.0.0.1', port), limit) as sock:
-        sock.sendall(words)
-        sock.shutdown(socket.SHUT_WR)
-        answer = b''
-        while piece := sock.recv(65536):
-            answer += piece
-        return answer
 
 
 @pytest.mark.parametrize('mode', [

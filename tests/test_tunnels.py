@@ -40,9 +40,9 @@ def far(server):
         yield relay
 
 
-def say(port, words=b'hello'):
+def say(port, words=b'hello', limit=PATIENCE):
     """What comes back through a port of this device."""
-    with socket.create_connection(('127.0.0.1', port), timeout=PATIENCE) as sock:
+    with socket.create_connection(('127.0.0.1', port), limit) as sock:
         sock.sendall(words)
         sock.shutdown(socket.SHUT_WR)
         answer = b''
