@@ -13,8 +13,9 @@ opens an SSH connection, starts the program there so that it outlives the connec
 listens on the redirect's port here, and delivers the browser's request through the connection, whatever a phone
 does to it in between.
 
-The file reads from top to bottom: problems and waiting, specs, the device, paramiko, the link, forwards, the remote login, the
-redirect, the sign-in, the command line. A section uses only what stands above it.
+The file reads from top to bottom, in fourteen rooms: problems and waiting, what people write, what programs say, the device,
+reports, paramiko, the link, ports, forwards, the remote program, the redirect, the sign-in, setting up, the command line. A room
+uses only what stands above it; what an old paramiko lacks stands in an appendix.
 """
 import _thread
 import base64
@@ -85,8 +86,8 @@ def take(inbox, limit):
     raise queue.Empty
 
 
-# == 2. Specs ==========================================================================================================
-# What people and programs write, as small values. Pure: no files, no sockets, no clock.
+# == 2. What people write ==============================================================================================
+# One meaning for each text that a person, or another ssh, wrote. Pure: no files, no sockets, no clock.
 
 LOOPBACK_NAMES = ('localhost', '127.0.0.1', '::1')
 
@@ -473,126 +474,6 @@ def _is_plain(name):
     return len(name) <= 255 and name.isprintable() and not name.startswith('-') and ' ' not in name
 
 
-class Socks:
-    """The server's side of SOCKS 4, 4a and 5, as far as the request, without any I/O.
-
-    Feed it what the client sends and send the client what feed() returns, until `target` is known or
-    `refused` is set. Then send what answer() returns; what the client sent beyond its request is in `early`.
-    """
-    NAME_LIMIT = 255
-    # The reason for a failure, and its reply code in SOCKS 5. SOCKS 4 has one code for all of them.
-    CODES = {'': 0, 'failed': 1, 'forbidden': 2, 'unreachable': 4, 'refused': 5, 'command': 7, 'address': 8}
-
-    def __init__(self):
-        self.target = None      # (host, port)
-        self.refused = False
-        self._unread = bytearray()
-        self._parse = self._version
-        self._reply = b''
-
-    @property
-    def early(self):
-        return bytes(self._unread)
-
-    def feed(self, data):
-        self._unread += data
-        self._reply = b''
-        while not (self.target or self.refused):
-            self._position = 0
-            try:
-                following = self._parse()
-            except _TooShort:
-                break
-            del self._unread[:self._position]
-            self._parse = following
-        return self._reply
-
-    def answer(self, failure=''):
-        """The reply to the request: it was met, or why it was not."""
-        code = self.CODES[failure]
-        if self._four:
-            return bytes([0, 91 if code else 90, 0, 0, 0, 0, 0, 0])
-        return bytes([5, code, 0, 1, 0, 0, 0, 0, 0, 0])
-
-    def _take(self, count):
-        start, self._position = self._position, self._position + count
-        if self._position > len(self._unread):
-            raise _TooShort
-        return bytes(self._unread[start:self._position])
-
-    def _take_until_zero(self):
-        end = self._unread.find(0, self._position, self._position + self.NAME_LIMIT + 1)
-        if end >= 0:
-            return self._take(end + 1 - self._position)[:-1]
-        if len(self._unread) - self._position > self.NAME_LIMIT:
-            return None
-        raise _TooShort
-
-    def _take_port(self):
-        return int.from_bytes(self._take(2), 'big')
-
-    def _refuse(self, reply=b''):
-        self.refused = True
-        self._reply += reply
-
-    def _go_to(self, host, port):
-        if host is None or not host or not _is_plain(host):
-            return self._refuse(self.answer('failed'))
-        self.target = host, port
-
-    def _version(self):
-        version = self._take(1)[0]
-        self._four = version == 4
-        if version not in (4, 5):
-            return self._refuse()
-        return self._request4 if self._four else self._greeting
-
-    def _request4(self):
-        command, port, address = self._take(1)[0], self._take_port(), self._take(4)
-        user = self._take_until_zero()
-        # 4a: an address that cannot be one, 0.0.0.x, says that a name follows.
-        named = address[:3] == bytes(3) and address[3] != 0
-        host = self._take_until_zero() if named and user is not None else b''
-        if command != 1 or user is None or host is None:
-            return self._refuse(self.answer('command'))
-        self._go_to(_text(host) if named else socket.inet_ntoa(address), port)
-
-    def _greeting(self):
-        methods = self._take(self._take(1)[0])
-        if 0 not in methods:
-            return self._refuse(b'\x05\xff')
-        self._reply += b'\x05\x00'
-        return self._request5
-
-    def _request5(self):
-        version, command, _, kind = self._take(4)
-        if version != 5:
-            return self._refuse()
-        if kind == 1:
-            host = socket.inet_ntoa(self._take(4))
-        elif kind == 3:
-            host = _text(self._take(self._take(1)[0]))
-        elif kind == 4:
-            host = socket.inet_ntop(socket.AF_INET6, self._take(16))
-        else:
-            return self._refuse(self.answer('address'))
-        port = self._take_port()
-        if command != 1:
-            return self._refuse(self.answer('command'))
-        self._go_to(host, port)
-
-
-class _TooShort(Exception):
-    """The client has not sent enough yet."""
-
-
-def _text(name):
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        return None
-
-
 # -- Pairing, and the text of a configuration --------------------------------------------------------------------------
 
 # Pairing link: codex-login:1/NAME/USER/HOST/PORT/KEY[/KEY…]
@@ -805,7 +686,8 @@ def _is_setting(line):
     return bool(line.strip()) and not line.lstrip().startswith('#')
 
 
-# -- What the remote program prints ------------------------------------------------------------------------------------
+# == 3. What programs say ==============================================================================================
+# From bytes to meaning, in pieces of any size. Pure as well.
 
 class Record(NamedTuple):
     """Something that the launcher says of itself between the program's lines, as (name, text)."""
@@ -1221,7 +1103,129 @@ def page(title, text, status=200, refresh=None):
             b'Connection: close\r\nContent-Length: %d\r\n\r\n' % (status, len(body))) + body
 
 
-# == 3. Device =========================================================================================================
+# -- What a client of a SOCKS forward sends ----------------------------------------------------------------------------
+
+class Socks:
+    """The server's side of SOCKS 4, 4a and 5, as far as the request, without any I/O.
+
+    Feed it what the client sends and send the client what feed() returns, until `target` is known or
+    `refused` is set. Then send what answer() returns; what the client sent beyond its request is in `early`.
+    """
+    NAME_LIMIT = 255
+    # The reason for a failure, and its reply code in SOCKS 5. SOCKS 4 has one code for all of them.
+    CODES = {'': 0, 'failed': 1, 'forbidden': 2, 'unreachable': 4, 'refused': 5, 'command': 7, 'address': 8}
+
+    def __init__(self):
+        self.target = None      # (host, port)
+        self.refused = False
+        self._unread = bytearray()
+        self._parse = self._version
+        self._reply = b''
+
+    @property
+    def early(self):
+        return bytes(self._unread)
+
+    def feed(self, data):
+        self._unread += data
+        self._reply = b''
+        while not (self.target or self.refused):
+            self._position = 0
+            try:
+                following = self._parse()
+            except _TooShort:
+                break
+            del self._unread[:self._position]
+            self._parse = following
+        return self._reply
+
+    def answer(self, failure=''):
+        """The reply to the request: it was met, or why it was not."""
+        code = self.CODES[failure]
+        if self._four:
+            return bytes([0, 91 if code else 90, 0, 0, 0, 0, 0, 0])
+        return bytes([5, code, 0, 1, 0, 0, 0, 0, 0, 0])
+
+    def _take(self, count):
+        start, self._position = self._position, self._position + count
+        if self._position > len(self._unread):
+            raise _TooShort
+        return bytes(self._unread[start:self._position])
+
+    def _take_until_zero(self):
+        end = self._unread.find(0, self._position, self._position + self.NAME_LIMIT + 1)
+        if end >= 0:
+            return self._take(end + 1 - self._position)[:-1]
+        if len(self._unread) - self._position > self.NAME_LIMIT:
+            return None
+        raise _TooShort
+
+    def _take_port(self):
+        return int.from_bytes(self._take(2), 'big')
+
+    def _refuse(self, reply=b''):
+        self.refused = True
+        self._reply += reply
+
+    def _go_to(self, host, port):
+        if host is None or not host or not _is_plain(host):
+            return self._refuse(self.answer('failed'))
+        self.target = host, port
+
+    def _version(self):
+        version = self._take(1)[0]
+        self._four = version == 4
+        if version not in (4, 5):
+            return self._refuse()
+        return self._request4 if self._four else self._greeting
+
+    def _request4(self):
+        command, port, address = self._take(1)[0], self._take_port(), self._take(4)
+        user = self._take_until_zero()
+        # 4a: an address that cannot be one, 0.0.0.x, says that a name follows.
+        named = address[:3] == bytes(3) and address[3] != 0
+        host = self._take_until_zero() if named and user is not None else b''
+        if command != 1 or user is None or host is None:
+            return self._refuse(self.answer('command'))
+        self._go_to(_text(host) if named else socket.inet_ntoa(address), port)
+
+    def _greeting(self):
+        methods = self._take(self._take(1)[0])
+        if 0 not in methods:
+            return self._refuse(b'\x05\xff')
+        self._reply += b'\x05\x00'
+        return self._request5
+
+    def _request5(self):
+        version, command, _, kind = self._take(4)
+        if version != 5:
+            return self._refuse()
+        if kind == 1:
+            host = socket.inet_ntoa(self._take(4))
+        elif kind == 3:
+            host = _text(self._take(self._take(1)[0]))
+        elif kind == 4:
+            host = socket.inet_ntop(socket.AF_INET6, self._take(16))
+        else:
+            return self._refuse(self.answer('address'))
+        port = self._take_port()
+        if command != 1:
+            return self._refuse(self.answer('command'))
+        self._go_to(host, port)
+
+
+class _TooShort(Exception):
+    """The client has not sent enough yet."""
+
+
+def _text(name):
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+# == 4. Device =========================================================================================================
 # What differs between the phone's apps and a desktop. Picked once; nothing else asks where it runs.
 
 def write_private(path, text):
@@ -1958,6 +1962,9 @@ def this_device(alone=False):
     return device_class()(alone)
 
 
+# == 5. Reports ========================================================================================================
+# What is said, and to whom: a person, or a program that reads JSON lines.
+
 def put_line(text, stream):
     """Write a line to `stream`. A reader that has gone away ends the script, as it would end any program in a pipe."""
     try:
@@ -2081,7 +2088,7 @@ class JsonReport:
         put_line(text, sys.stderr)
 
 
-# == 4. Paramiko as found ==============================================================================================
+# == 6. Paramiko as found ==============================================================================================
 # Known here: which paramiko the device has, and every private name of it that is touched. Everything later sees one
 # paramiko: today's algorithms, keys by their raw public bytes, Problems.
 #
@@ -2731,272 +2738,6 @@ def _integer(number):
     return _string(number.to_bytes(number.bit_length() // 8 + 1, 'big'))
 
 
-# ---- what Pythonista's paramiko lacks --------------------------------------------------------------
-
-class BadSignature(Exception):
-    """A signature is not by this key."""
-
-
-class _OldKey:
-    """A key as paramiko 1.x uses one: `get_name` also names the signature."""
-
-    def get_name(self):
-        return self.name
-
-    def _signature(self, raw):
-        paramiko = load_paramiko()
-        message = paramiko.Message()
-        message.add_string(self.name)
-        message.add_string(raw)
-        return message
-
-
-class RsaKey(_OldKey):
-    """RSA with SHA-256, which every server with SHA-2 signatures accepts (not all accept SHA-512)."""
-
-    name = 'rsa-sha2-256'
-
-    def __init__(self, n, e, secret=None):
-        self._n, self._e, self._secret = n, e, secret
-
-    @classmethod
-    def from_blob(cls, blob):
-        reader = SshReader(blob)
-        if reader.string() != b'ssh-rsa':
-            raise BadSignature('the host key is not of the type agreed on')
-        e, n = reader.integer(), reader.integer()
-        return cls(n, e)
-
-    def asbytes(self):
-        return _string(b'ssh-rsa') + _integer(self._e) + _integer(self._n)
-
-    def sign_ssh_data(self, data):
-        from Crypto.Hash import SHA256
-        from Crypto.PublicKey import RSA
-        from Crypto.Signature import PKCS1_v1_5
-        key = RSA.construct((self._n, self._e, *self._secret))
-        return self._signature(PKCS1_v1_5.new(key).sign(SHA256.new(data)))
-
-    def verify_ssh_sig(self, data, signature):
-        from Crypto.Hash import SHA256, SHA512
-        from Crypto.PublicKey import RSA
-        from Crypto.Signature import PKCS1_v1_5
-        name, raw = signature.get_text(), signature.get_binary()
-        if name not in RSA_SIGNATURES:
-            return False
-        digest = (SHA256 if name == 'rsa-sha2-256' else SHA512).new(data)
-        raw = raw.rjust(-(-self._n.bit_length() // 8), b'\0')
-        return bool(PKCS1_v1_5.new(RSA.construct((self._n, self._e))).verify(digest, raw))
-
-
-class Ed25519Key(_OldKey):
-    """Ed25519 (RFC 8032): a key with its seed, or only its public half."""
-
-    name = 'ssh-ed25519'
-
-    def __init__(self, seed=None, public=None):
-        self.seed = self._secret = seed
-        self.public = public or ed25519_public(seed)
-
-    @classmethod
-    def from_blob(cls, blob):
-        reader = SshReader(blob)
-        if reader.string() != b'ssh-ed25519':
-            raise BadSignature('the host key is not of the type agreed on')
-        return cls(public=reader.string())
-
-    def asbytes(self):
-        return _string(b'ssh-ed25519') + _string(self.public)
-
-    def sign_ssh_data(self, data):
-        return self._signature(ed25519_sign(self.seed, data))
-
-    def verify_ssh_sig(self, data, signature):
-        return signature.get_text() == self.name and ed25519_verify(self.public, data, signature.get_binary())
-
-
-class _KexCurve:
-    """Elliptic-curve Diffie-Hellman with SHA-256 (RFC 5656), the client's side, as paramiko 1.x drives one.
-
-    A curve is two functions: `new_pair()` gives a secret and the public bytes that belong to it;
-    `shared(secret, theirs)` gives the number both sides arrive at, or ValueError.
-    """
-
-    hash_algo = hashlib.sha256
-    INIT, REPLY = 30, 31
-
-    def __init__(self, transport):
-        self.transport = transport
-
-    def start_kex(self):
-        self._secret, self._public = self.new_pair()
-        message = load_paramiko().Message()
-        message.add_byte(bytes([self.INIT]))
-        message.add_string(self._public)
-        self.transport._send_message(message)
-        self.transport._expect_packet(self.REPLY)
-
-    def parse_next(self, number, message):
-        transport = self.transport
-        host_key, theirs, signature = message.get_binary(), message.get_binary(), message.get_binary()
-        shared = self.shared(self._secret, theirs)
-        exchange = b''.join(map(_string, (
-            transport.local_version.encode(), transport.remote_version.encode(),
-            transport.local_kex_init, transport.remote_kex_init, host_key, self._public, theirs)))
-        transport._set_K_H(shared, hashlib.sha256(exchange + _integer(shared)).digest())
-        transport._verify_key(host_key, signature)
-        transport._activate_outbound()
-
-
-class KexCurve25519(_KexCurve):
-    name = 'curve25519-sha256'
-
-    @staticmethod
-    def new_pair():
-        secret = os.urandom(32)
-        return secret, x25519(secret, (9).to_bytes(32, 'little'))
-
-    @staticmethod
-    def shared(secret, theirs):
-        if len(theirs) != 32:
-            raise ValueError('the server sent a point of the wrong length')
-        shared = int.from_bytes(x25519(secret, theirs), 'big')
-        if not shared:
-            raise ValueError('the server sent a point of small order')
-        return shared
-
-
-class KexNistp256(_KexCurve):
-    name = 'ecdh-sha2-nistp256'
-
-    @staticmethod
-    def new_pair():
-        from ecdsa import NIST256p, SigningKey
-        pair = SigningKey.generate(NIST256p)
-        return pair.privkey.secret_multiplier, b'\x04' + pair.get_verifying_key().to_string()
-
-    @staticmethod
-    def shared(secret, theirs):
-        from ecdsa import NIST256p, VerifyingKey
-        if len(theirs) != 65 or theirs[0] != 4:
-            raise ValueError('the server sent no point of the curve')
-        try:
-            point = VerifyingKey.from_string(theirs[1:], NIST256p).pubkey.point      # refuses others
-        except AssertionError:      # the way ecdsa 0.13 has of saying so
-            raise ValueError('the server sent no point of the curve') from None
-        return (point * secret).x()
-
-
-# RFC 7748 and RFC 8032. A point of Ed25519 is (X, Y, Z, T) with x = X/Z, y = Y/Z, x*y = T/Z.
-PRIME = 2 ** 255 - 19
-ORDER = 2 ** 252 + 27742317777372353535851937790883648493
-D = -121665 * pow(121666, -1, PRIME) % PRIME
-ROOT_OF_MINUS_ONE = pow(2, (PRIME - 1) // 4, PRIME)
-NEUTRAL = (0, 1, 1, 0)
-
-
-def x25519(secret, point):
-    """The function X25519: 32 bytes times 32 bytes."""
-    factor = int.from_bytes(secret, 'little') & ~7 & ((1 << 255) - 1) | 1 << 254
-    u = int.from_bytes(point, 'little') & ((1 << 255) - 1)
-    x2, z2, x3, z3 = 1, 0, u, 1
-    swapped = 0
-    for bit in range(254, -1, -1):
-        now = factor >> bit & 1
-        if now != swapped:
-            x2, z2, x3, z3 = x3, z3, x2, z2
-        swapped = now
-        a, b, c, d = x2 + z2, x2 - z2, x3 + z3, x3 - z3
-        aa, bb, da, cb = a * a % PRIME, b * b % PRIME, d * a % PRIME, c * b % PRIME
-        e = aa - bb
-        x3, z3 = (da + cb) ** 2 % PRIME, u * (da - cb) ** 2 % PRIME
-        x2, z2 = aa * bb % PRIME, e * (aa + 121665 * e) % PRIME
-    if swapped:
-        x2, z2 = x3, z3
-    return (x2 * pow(z2, PRIME - 2, PRIME) % PRIME).to_bytes(32, 'little')
-
-
-def ed25519_public(seed):
-    """The public half that belongs to a seed of 32 bytes."""
-    return _encode(_times(_ed25519_secret(seed)[0], _base()))
-
-
-def ed25519_sign(seed, message):
-    """The signature, 64 bytes."""
-    secret, prefix = _ed25519_secret(seed)
-    public = _encode(_times(secret, _base()))
-    nonce = _hash(prefix, message) % ORDER
-    commitment = _encode(_times(nonce, _base()))
-    answer = (nonce + _hash(commitment, public, message) * secret) % ORDER
-    return commitment + answer.to_bytes(32, 'little')
-
-
-def ed25519_verify(public, message, signature):
-    """Whether `signature` is by the owner of `public`."""
-    point = _decode(public)
-    commitment, answer = signature[:32], int.from_bytes(signature[32:], 'little')
-    if point is None or len(signature) != 64 or answer >= ORDER:
-        return False
-    x, y, z, t = point
-    against = _times(_hash(commitment, public, message) % ORDER, (-x, y, z, -t))
-    return _encode(_add(_times(answer, _base()), against)) == commitment
-
-
-def _ed25519_secret(seed):
-    digest = hashlib.sha512(seed).digest()
-    return int.from_bytes(digest[:32], 'little') & ~7 & ((1 << 254) - 1) | 1 << 254, digest[32:]
-
-
-def _hash(*parts):
-    return int.from_bytes(hashlib.sha512(b''.join(parts)).digest(), 'little')
-
-
-def _add(p, q):
-    x1, y1, z1, t1 = p
-    x2, y2, z2, t2 = q
-    a, b = (y1 - x1) * (y2 - x2) % PRIME, (y1 + x1) * (y2 + x2) % PRIME
-    c, d = 2 * t1 * t2 * D % PRIME, 2 * z1 * z2 % PRIME
-    e, f, g, h = b - a, d - c, d + c, b + a
-    return e * f % PRIME, g * h % PRIME, f * g % PRIME, e * h % PRIME
-
-
-def _times(factor, point):
-    result = NEUTRAL
-    while factor:
-        if factor & 1:
-            result = _add(result, point)
-        point = _add(point, point)
-        factor >>= 1
-    return result
-
-
-def _base():
-    return _decode((4 * pow(5, -1, PRIME) % PRIME).to_bytes(32, 'little'))
-
-
-def _encode(point):
-    x, y, z, _ = point
-    inverse = pow(z, PRIME - 2, PRIME)
-    x, y = x * inverse % PRIME, y * inverse % PRIME
-    return (y | (x & 1) << 255).to_bytes(32, 'little')
-
-
-def _decode(data):
-    """The point that 32 bytes stand for, or None."""
-    number = int.from_bytes(data, 'little')
-    y, odd = number & ((1 << 255) - 1), number >> 255
-    if len(data) != 32 or y >= PRIME:
-        return None
-    square = (y * y - 1) * pow(D * y * y + 1, PRIME - 2, PRIME) % PRIME
-    x = pow(square, (PRIME + 3) // 8, PRIME)
-    if x * x % PRIME != square:
-        x = x * ROOT_OF_MINUS_ONE % PRIME
-    if x * x % PRIME != square or (not x and odd):
-        return None
-    if x & 1 != odd:
-        x = PRIME - x
-    return x, y, 1, x * y % PRIME
-
 def close_together(transport, other):
     """Have `other`, the connection to a jump host, closed when `transport` is."""
     close, forget = transport.close, transport.sock.forget_unsent
@@ -3096,7 +2837,7 @@ def ssh_config(text):
             del sys.modules['invoke']
 
 
-# == 5. Link ===========================================================================================================
+# == 7. Link ===========================================================================================================
 # One SSH connection that heals: configuration, host key, authentication, keep-alive, wake-up, connecting anew.
 
 def read_config(path, folder, depth=0):
@@ -4032,8 +3773,8 @@ def address_text(transport):
     return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
 
 
-# == 6. Forwards =======================================================================================================
-# -L, -R and -D. Each is a listener, here or at the server, a way to choose the target, one pump.
+# == 8. Ports ==========================================================================================================
+# How a port of this device is held.
 
 BACKLOG = 1024              # connections that the system keeps waiting: five, the usual, lose some under load
 
@@ -4336,6 +4077,9 @@ class Listener:
     def _watch(self, port):
         self._selector.register(port.sock, selectors.EVENT_READ, port)
 
+
+# == 9. Forwards =======================================================================================================
+# -L, -R and -D. Each is a listener, here or at the server, a way to choose the target, one pump.
 
 class Pump:
     """Moves bytes between a socket and a channel: each direction until its own end of file, every byte once.
@@ -4742,7 +4486,7 @@ class Forwards:
         return other
 
 
-# == 7. Remote login ===================================================================================================
+# == 10. Remote program ================================================================================================
 # The program at the server: started so that it outlives the connection, read, asked, stopped.
 
 # What goes to the server is POSIX sh, on the standard input of `sh`: the account's own shell parses that one word.
@@ -5132,7 +4876,7 @@ class RemoteLogin:
         return False
 
 
-# == 8. Redirect =======================================================================================================
+# == 11. Redirect ======================================================================================================
 # A browser's requests to the redirect's port: read whole, held while the link heals, delivered once.
 
 class Delivery:
@@ -5449,7 +5193,7 @@ class RedirectRelay:
         return any(delivery.once and not delivery.done.is_set() for delivery in list(self._deliveries.values()))
 
 
-# == 9. Sign-in ========================================================================================================
+# == 12. Sign-in =======================================================================================================
 # The story of one login, from the link to the outcome.
 
 class Session(NamedTuple):
@@ -6121,7 +5865,7 @@ def qr_code(text):
     return drawn.getvalue().rstrip('\n')
 
 
-# == 10. Setting up ====================================================================================================
+# == 13. Setting up ====================================================================================================
 # Servers and keys of this device: what is written into its ssh folder, and only after a person said yes.
 
 def add_server(pairing, device):
@@ -6427,7 +6171,7 @@ def remember_server(destination, device):
         pass            # only the menu's order depends on it
 
 
-# == 11. Command line ==================================================================================================
+# == 14. Command line ==================================================================================================
 # Arguments, events, exit status.
 
 def make_parser():
@@ -6765,6 +6509,274 @@ def main(words=None):
         report.tell('done', status=status)
         device.attempt(device.finished, report.outcome, status, report.events)
     return status
+
+
+# == Appendix: what Pythonista's paramiko lacks ========================================================================
+# Keys and key exchanges in plain Python, for paramiko 1.x: room 6 says why. Nothing else uses them.
+
+class BadSignature(Exception):
+    """A signature is not by this key."""
+
+
+class _OldKey:
+    """A key as paramiko 1.x uses one: `get_name` also names the signature."""
+
+    def get_name(self):
+        return self.name
+
+    def _signature(self, raw):
+        paramiko = load_paramiko()
+        message = paramiko.Message()
+        message.add_string(self.name)
+        message.add_string(raw)
+        return message
+
+
+class RsaKey(_OldKey):
+    """RSA with SHA-256, which every server with SHA-2 signatures accepts (not all accept SHA-512)."""
+
+    name = 'rsa-sha2-256'
+
+    def __init__(self, n, e, secret=None):
+        self._n, self._e, self._secret = n, e, secret
+
+    @classmethod
+    def from_blob(cls, blob):
+        reader = SshReader(blob)
+        if reader.string() != b'ssh-rsa':
+            raise BadSignature('the host key is not of the type agreed on')
+        e, n = reader.integer(), reader.integer()
+        return cls(n, e)
+
+    def asbytes(self):
+        return _string(b'ssh-rsa') + _integer(self._e) + _integer(self._n)
+
+    def sign_ssh_data(self, data):
+        from Crypto.Hash import SHA256
+        from Crypto.PublicKey import RSA
+        from Crypto.Signature import PKCS1_v1_5
+        key = RSA.construct((self._n, self._e, *self._secret))
+        return self._signature(PKCS1_v1_5.new(key).sign(SHA256.new(data)))
+
+    def verify_ssh_sig(self, data, signature):
+        from Crypto.Hash import SHA256, SHA512
+        from Crypto.PublicKey import RSA
+        from Crypto.Signature import PKCS1_v1_5
+        name, raw = signature.get_text(), signature.get_binary()
+        if name not in RSA_SIGNATURES:
+            return False
+        digest = (SHA256 if name == 'rsa-sha2-256' else SHA512).new(data)
+        raw = raw.rjust(-(-self._n.bit_length() // 8), b'\0')
+        return bool(PKCS1_v1_5.new(RSA.construct((self._n, self._e))).verify(digest, raw))
+
+
+class Ed25519Key(_OldKey):
+    """Ed25519 (RFC 8032): a key with its seed, or only its public half."""
+
+    name = 'ssh-ed25519'
+
+    def __init__(self, seed=None, public=None):
+        self.seed = self._secret = seed
+        self.public = public or ed25519_public(seed)
+
+    @classmethod
+    def from_blob(cls, blob):
+        reader = SshReader(blob)
+        if reader.string() != b'ssh-ed25519':
+            raise BadSignature('the host key is not of the type agreed on')
+        return cls(public=reader.string())
+
+    def asbytes(self):
+        return _string(b'ssh-ed25519') + _string(self.public)
+
+    def sign_ssh_data(self, data):
+        return self._signature(ed25519_sign(self.seed, data))
+
+    def verify_ssh_sig(self, data, signature):
+        return signature.get_text() == self.name and ed25519_verify(self.public, data, signature.get_binary())
+
+
+class _KexCurve:
+    """Elliptic-curve Diffie-Hellman with SHA-256 (RFC 5656), the client's side, as paramiko 1.x drives one.
+
+    A curve is two functions: `new_pair()` gives a secret and the public bytes that belong to it;
+    `shared(secret, theirs)` gives the number both sides arrive at, or ValueError.
+    """
+
+    hash_algo = hashlib.sha256
+    INIT, REPLY = 30, 31
+
+    def __init__(self, transport):
+        self.transport = transport
+
+    def start_kex(self):
+        self._secret, self._public = self.new_pair()
+        message = load_paramiko().Message()
+        message.add_byte(bytes([self.INIT]))
+        message.add_string(self._public)
+        self.transport._send_message(message)
+        self.transport._expect_packet(self.REPLY)
+
+    def parse_next(self, number, message):
+        transport = self.transport
+        host_key, theirs, signature = message.get_binary(), message.get_binary(), message.get_binary()
+        shared = self.shared(self._secret, theirs)
+        exchange = b''.join(map(_string, (
+            transport.local_version.encode(), transport.remote_version.encode(),
+            transport.local_kex_init, transport.remote_kex_init, host_key, self._public, theirs)))
+        transport._set_K_H(shared, hashlib.sha256(exchange + _integer(shared)).digest())
+        transport._verify_key(host_key, signature)
+        transport._activate_outbound()
+
+
+class KexCurve25519(_KexCurve):
+    name = 'curve25519-sha256'
+
+    @staticmethod
+    def new_pair():
+        secret = os.urandom(32)
+        return secret, x25519(secret, (9).to_bytes(32, 'little'))
+
+    @staticmethod
+    def shared(secret, theirs):
+        if len(theirs) != 32:
+            raise ValueError('the server sent a point of the wrong length')
+        shared = int.from_bytes(x25519(secret, theirs), 'big')
+        if not shared:
+            raise ValueError('the server sent a point of small order')
+        return shared
+
+
+class KexNistp256(_KexCurve):
+    name = 'ecdh-sha2-nistp256'
+
+    @staticmethod
+    def new_pair():
+        from ecdsa import NIST256p, SigningKey
+        pair = SigningKey.generate(NIST256p)
+        return pair.privkey.secret_multiplier, b'\x04' + pair.get_verifying_key().to_string()
+
+    @staticmethod
+    def shared(secret, theirs):
+        from ecdsa import NIST256p, VerifyingKey
+        if len(theirs) != 65 or theirs[0] != 4:
+            raise ValueError('the server sent no point of the curve')
+        try:
+            point = VerifyingKey.from_string(theirs[1:], NIST256p).pubkey.point      # refuses others
+        except AssertionError:      # the way ecdsa 0.13 has of saying so
+            raise ValueError('the server sent no point of the curve') from None
+        return (point * secret).x()
+
+
+# RFC 7748 and RFC 8032. A point of Ed25519 is (X, Y, Z, T) with x = X/Z, y = Y/Z, x*y = T/Z.
+PRIME = 2 ** 255 - 19
+ORDER = 2 ** 252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, -1, PRIME) % PRIME
+ROOT_OF_MINUS_ONE = pow(2, (PRIME - 1) // 4, PRIME)
+NEUTRAL = (0, 1, 1, 0)
+
+
+def x25519(secret, point):
+    """The function X25519: 32 bytes times 32 bytes."""
+    factor = int.from_bytes(secret, 'little') & ~7 & ((1 << 255) - 1) | 1 << 254
+    u = int.from_bytes(point, 'little') & ((1 << 255) - 1)
+    x2, z2, x3, z3 = 1, 0, u, 1
+    swapped = 0
+    for bit in range(254, -1, -1):
+        now = factor >> bit & 1
+        if now != swapped:
+            x2, z2, x3, z3 = x3, z3, x2, z2
+        swapped = now
+        a, b, c, d = x2 + z2, x2 - z2, x3 + z3, x3 - z3
+        aa, bb, da, cb = a * a % PRIME, b * b % PRIME, d * a % PRIME, c * b % PRIME
+        e = aa - bb
+        x3, z3 = (da + cb) ** 2 % PRIME, u * (da - cb) ** 2 % PRIME
+        x2, z2 = aa * bb % PRIME, e * (aa + 121665 * e) % PRIME
+    if swapped:
+        x2, z2 = x3, z3
+    return (x2 * pow(z2, PRIME - 2, PRIME) % PRIME).to_bytes(32, 'little')
+
+
+def ed25519_public(seed):
+    """The public half that belongs to a seed of 32 bytes."""
+    return _encode(_times(_ed25519_secret(seed)[0], _base()))
+
+
+def ed25519_sign(seed, message):
+    """The signature, 64 bytes."""
+    secret, prefix = _ed25519_secret(seed)
+    public = _encode(_times(secret, _base()))
+    nonce = _hash(prefix, message) % ORDER
+    commitment = _encode(_times(nonce, _base()))
+    answer = (nonce + _hash(commitment, public, message) * secret) % ORDER
+    return commitment + answer.to_bytes(32, 'little')
+
+
+def ed25519_verify(public, message, signature):
+    """Whether `signature` is by the owner of `public`."""
+    point = _decode(public)
+    commitment, answer = signature[:32], int.from_bytes(signature[32:], 'little')
+    if point is None or len(signature) != 64 or answer >= ORDER:
+        return False
+    x, y, z, t = point
+    against = _times(_hash(commitment, public, message) % ORDER, (-x, y, z, -t))
+    return _encode(_add(_times(answer, _base()), against)) == commitment
+
+
+def _ed25519_secret(seed):
+    digest = hashlib.sha512(seed).digest()
+    return int.from_bytes(digest[:32], 'little') & ~7 & ((1 << 254) - 1) | 1 << 254, digest[32:]
+
+
+def _hash(*parts):
+    return int.from_bytes(hashlib.sha512(b''.join(parts)).digest(), 'little')
+
+
+def _add(p, q):
+    x1, y1, z1, t1 = p
+    x2, y2, z2, t2 = q
+    a, b = (y1 - x1) * (y2 - x2) % PRIME, (y1 + x1) * (y2 + x2) % PRIME
+    c, d = 2 * t1 * t2 * D % PRIME, 2 * z1 * z2 % PRIME
+    e, f, g, h = b - a, d - c, d + c, b + a
+    return e * f % PRIME, g * h % PRIME, f * g % PRIME, e * h % PRIME
+
+
+def _times(factor, point):
+    result = NEUTRAL
+    while factor:
+        if factor & 1:
+            result = _add(result, point)
+        point = _add(point, point)
+        factor >>= 1
+    return result
+
+
+def _base():
+    return _decode((4 * pow(5, -1, PRIME) % PRIME).to_bytes(32, 'little'))
+
+
+def _encode(point):
+    x, y, z, _ = point
+    inverse = pow(z, PRIME - 2, PRIME)
+    x, y = x * inverse % PRIME, y * inverse % PRIME
+    return (y | (x & 1) << 255).to_bytes(32, 'little')
+
+
+def _decode(data):
+    """The point that 32 bytes stand for, or None."""
+    number = int.from_bytes(data, 'little')
+    y, odd = number & ((1 << 255) - 1), number >> 255
+    if len(data) != 32 or y >= PRIME:
+        return None
+    square = (y * y - 1) * pow(D * y * y + 1, PRIME - 2, PRIME) % PRIME
+    x = pow(square, (PRIME + 3) // 8, PRIME)
+    if x * x % PRIME != square:
+        x = x * ROOT_OF_MINUS_ONE % PRIME
+    if x * x % PRIME != square or (not x and odd):
+        return None
+    if x & 1 != odd:
+        x = PRIME - x
+    return x, y, 1, x * y % PRIME
 
 
 if __name__ == '__main__':
