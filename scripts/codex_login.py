@@ -43,7 +43,7 @@ __version__ = '1.0'
 
 
 # == 1. Problems and waiting ===========================================================================================
-# What can go wrong, as people meet it, and how a thread waits. Known here: the clock, nothing else.
+# What can go wrong, as people meet it, and how a thread is started, and waits for another. Known here: the clock, nothing else.
 
 USAGE, OWN_ERROR, TIMED_OUT, CANCELLED = 2, 255, 124, 130
 
@@ -74,8 +74,92 @@ _CLOCK = getattr(time, 'CLOCK_BOOTTIME', getattr(time, 'CLOCK_MONOTONIC_RAW', No
 
 def awake(limit, step=0.5):
     """Steps to wait for, `limit` seconds in all in which this process is awake: what it sleeps away counts as one step."""
-    for _ in range(max(1, round(limit / step))):
-        yield step
+    count = max(1, -int(-limit // step))
+    for _ in range(count):
+        yield limit / count
+
+
+class Late(Exception):
+    """Nothing came within the limit."""
+
+
+class Box:
+    """What threads put in, and one thread takes out, in order: how a thread of this script waits for another.
+
+    Each wait has a limit, in waking seconds, and can be called off. A signal that comes just before a wait is heard at the
+    end of a step: `step`, in seconds, says how soon; longer ones leave an idle process asleep.
+    """
+
+    def __init__(self, step=1.0):
+        self._step, self._items, self._called_off = step, deque(), None
+        self._changed = threading.Condition(threading.Lock())
+
+    def put(self, item):
+        with self._changed:
+            self._items.append(item)
+            self._changed.notify()
+
+    def take(self, limit, *default):
+        """The next item, within `limit` waking seconds; then the default. Raises Late without one, and what close() was given."""
+        for step in itertools.chain((0,), awake(limit, self._step) if limit > 0 else ()):
+            with self._changed:
+                if not (self._items or self._called_off) and step:
+                    self._changed.wait(step)
+                if self._items:
+                    return self._items.popleft()
+                if self._called_off:
+                    raise self._called_off
+        if default:
+            return default[0]
+        raise Late
+
+    def close(self, problem):
+        """Whoever takes from now on, once the items are gone, gets `problem` raised: it is a state and no event."""
+        with self._changed:
+            self._called_off = problem
+            self._changed.notify_all()
+
+    def __len__(self):
+        return len(self._items)
+
+
+_started = set()
+
+
+def start(function, *arguments, failed=None):
+    """Run `function` in a thread of its own, that holds up nobody's exit: the only place where a thread is started.
+
+    An exception that nobody expected goes to `failed(error)`; -v says it in any case. Raises RuntimeError where the system
+    gives no more threads.
+    """
+    def run():
+        try:
+            function(*arguments)
+        except Exception as error:
+            import logging
+            logging.getLogger('codex_login').debug('%s ended by %r', thread.name, error, exc_info=True)
+            if failed:
+                failed(error)
+        finally:
+            _started.discard(thread)
+    thread = threading.Thread(target=run, daemon=True, name=getattr(function, '__qualname__', 'a thread'))
+    _started.add(thread)
+    try:
+        thread.start()
+    except BaseException:
+        _started.discard(thread)
+        raise
+    return thread
+
+
+def join_started(limit=1.0):
+    """Wait until the threads of this run have ended, `limit` seconds at most; -v names those that stay."""
+    deadline = time.monotonic() + limit
+    for thread in list(_started):
+        thread.join(max(0, deadline - time.monotonic()))
+        if thread.is_alive():
+            import logging
+            logging.getLogger('codex_login').debug('%s is still at work', thread.name)
 
 
 def take(inbox, limit):
@@ -6487,6 +6571,7 @@ def main(words=None):
     device = this_device(alone=events)
     report = JsonReport() if events else TextReport(quiet)
     with contextlib.ExitStack() as run:         # an app lives on and runs the next script: nothing of this one remains
+        run.callback(join_started)
         run.callback(dismiss_resting)
         run.callback(device.close)
         run.callback(report.close)
