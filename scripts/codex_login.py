@@ -260,9 +260,12 @@ def parse_destination(text):
 CONFIG_KEYS = {key.lower(): key for key in (
     'HostName', 'User', 'Port', 'IdentityFile', 'IdentitiesOnly', 'UserKnownHostsFile', 'StrictHostKeyChecking',
     'BatchMode', 'ConnectTimeout', 'ServerAliveInterval', 'ServerAliveCountMax', 'ProxyJump', 'LocalForward',
-    'RemoteForward', 'DynamicForward', 'ExitOnForwardFailure', 'GatewayPorts', 'ClearAllForwardings', 'HostKeyAlias')}
+    'RemoteForward', 'DynamicForward', 'ExitOnForwardFailure', 'GatewayPorts', 'ClearAllForwardings', 'HostKeyAlias',
+    'RevokedHostKeys', 'GlobalKnownHostsFile', 'HostKeyAlgorithms', 'PreferredAuthentications', 'PubkeyAuthentication',
+    'KbdInteractiveAuthentication', 'PasswordAuthentication', 'CertificateFile', 'IdentityAgent', 'AddressFamily',
+    'BindAddress', 'ConnectionAttempts', 'NumberOfPasswordPrompts', 'PermitRemoteOpen')}
 # These add up; of the others the first value counts.
-LIST_KEYS = ('identityfile', 'localforward', 'remoteforward')
+LIST_KEYS = ('identityfile', 'localforward', 'remoteforward', 'certificatefile')
 
 
 def parse_option(text):
@@ -297,6 +300,17 @@ class Settings(NamedTuple):
     forwards: tuple
     exit_on_forward_failure: bool
     gateway_ports: bool
+    global_files: tuple         # known_hosts of the whole device
+    revoked_files: tuple        # of keys, or KRLs
+    key_algorithms: str         # for host keys, as ssh_config(5) has it: 'a,b', '+a', '-a*' or '^a'; '' for the usual
+    methods: tuple              # of authentication, in the order to be tried: those that are switched on
+    certificate_files: tuple
+    agent: 'str | None'         # a socket's path; '' for none, None for the environment's
+    family: str                 # any, inet or inet6
+    bind_address: str           # '' for any
+    attempts: int               # to connect, one a second
+    password_tries: int
+    permit_remote_open: 'tuple | None'      # of (host, port) that clients of a -R may name, '*' for any; None: all
 
     @property
     def name(self):
@@ -310,6 +324,8 @@ class Settings(NamedTuple):
 
 
 LONGEST_TIME = 10 ** 6         # seconds; the system's waits take no more than some weeks
+METHODS = {'publickey': 'pubkeyauthentication', 'keyboard-interactive': 'kbdinteractiveauthentication',
+           'password': 'passwordauthentication'}     # in ssh's order, each with the key that switches it off
 OWN_IDENTITY = 'id_codex_login'         # what --new-key makes
 DEFAULT_IDENTITIES = (OWN_IDENTITY, 'id_ed25519', 'id_ecdsa', 'id_rsa')
 
@@ -358,7 +374,7 @@ def make_settings(destination, options, home, ssh_folder, local_user):
     user = destination.user or options.get('user') or local_user
     if not user:
         raise usage_problem(f'As whom at {destination.host}?', f'Write user@{destination.host}.')
-    named = options.get('identityfile', ())
+    named, agent = options.get('identityfile', ()), options.get('identityagent', 'SSH_AUTH_SOCK')
     port = destination.port or number('port', 22)
     if not 0 < port < 65536:
         raise bad('port', 'a number from 1 to 65535')
@@ -384,7 +400,18 @@ def make_settings(destination, options, home, ssh_folder, local_user):
         jumps=() if jumps.lower() == 'none' else tuple(map(parse_destination, jumps.split(','))),
         forwards=() if choice('clearallforwardings', 'no', **no_yes) else tuple(local + remote),
         exit_on_forward_failure=choice('exitonforwardfailure', 'no', **no_yes),
-        gateway_ports=choice('gatewayports', 'no', clientspecified=False, **no_yes))
+        gateway_ports=choice('gatewayports', 'no', clientspecified=False, **no_yes),
+        global_files=tuple(path(name) for name in words(
+            'globalknownhostsfile', ('/etc/ssh/ssh_known_hosts', '/etc/ssh/ssh_known_hosts2'))),
+        revoked_files=tuple(path(name) for name in words('revokedhostkeys', ())),
+        key_algorithms=options.get('hostkeyalgorithms', ''),
+        methods=tuple(name for name in options.get('preferredauthentications', ','.join(METHODS)).split(',')
+                      if name in METHODS and choice(METHODS[name], 'yes', **no_yes)),
+        certificate_files=tuple(path(name) for name in options.get('certificatefile', ())),
+        agent={'SSH_AUTH_SOCK': None, 'none': ''}.get(agent, path(agent)),
+        family=choice('addressfamily', 'any', any='any', inet='inet', inet6='inet6'),
+        bind_address=options.get('bindaddress', ''), attempts=number('connectionattempts', 1) or 1,
+        password_tries=number('numberofpasswordprompts', 3), permit_remote_open=None)
 
 
 class KnownKey(NamedTuple):
