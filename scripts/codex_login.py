@@ -1016,72 +1016,140 @@ def parameters_of(address):
 
 
 class Request(NamedTuple):
-    """The head of an HTTP request: `lines` are the header lines as (name, value)."""
+    """An HTTP request: `lines` are the header lines as (name, value); `body` is None where it is larger than is read."""
     method: str
     target: str
     lines: tuple
+    body: 'bytes | None' = b''
 
     def header(self, wanted):
         return next((value for name, value in self.lines if name.lower() == wanted), '')
 
+    @property
+    def key(self):
+        """What it shares with the same request asked again, and with no other: its target; where it has a body, that too."""
+        return self.target + (' ' + hashlib.sha256(self.body).hexdigest() if self.body else '')
 
-HEAD_LARGEST = 65536     # bytes
-
-
-def parse_request(data):
-    """The Request at the start of `data`, None while it is not whole (RFC 9112). Raises ValueError."""
-    head, end, _ = bytes(data).partition(b'\r\n\r\n')
-    if not end:
-        if len(data) > HEAD_LARGEST:
-            raise ValueError('the head of the request is too long')
-        return None
-    first, *rest = head.decode('latin-1').split('\r\n')
-    match = re.fullmatch(r'([A-Z]{1,20}) ([!-~]+) HTTP/1\.[01]', first)
-    if not match:
-        raise ValueError('this is no HTTP request')
-    lines = tuple((name.strip(), value.strip()) for name, colon, value in (line.partition(':') for line in rest) if colon)
-    return Request(match[1], match[2], lines)
+    def parameters(self):
+        """What it brings as (name, value), in its query, and in its body where that is a form or JSON."""
+        import json
+        kind, body = self.header('content-type').lower(), (self.body or b'').decode('utf-8', 'replace')
+        form = '&' + body if kind.startswith('application/x-www-form-urlencoded') else ''
+        found = parse_qsl(self.target.partition('?')[2] + form, keep_blank_values=True)
+        if kind.startswith('application/json'):
+            with contextlib.suppress(ValueError, RecursionError, AttributeError):
+                found += [(name, str(value)) for name, value in json.loads(body).items()]
+        return found
 
 
-def request_text(request):
-    """The bytes of `request` as it is delivered: one request, after which the server closes."""
-    kept = [(name, value) for name, value in request.lines
-            if name.lower() not in ('connection', 'keep-alive', 'upgrade', 'proxy-connection')]
-    lines = [f'{request.method} {request.target} HTTP/1.1', *(f'{name}: {value}' for name, value in kept),
-             'Connection: close', '', '']
-    return '\r\n'.join(lines).encode('latin-1')
+class Reader:
+    """Reads one HTTP message from pieces of any size (RFC 9112): Reader(read_request) a Request, Reader(read_answer) an Answer.
+
+    `unended` says that some of a body is there, and that nothing tells where it ends: no length, nor a promise to close.
+    """
+    HEAD_LARGEST, BODY_LARGEST = 65536, 1 << 20     # bytes, of a request
+
+    def __init__(self, read):
+        self.data, self.at, self.ended, self.unended = bytearray(), 0, False, False
+        self._reading = read(self)
+
+    def feed(self, piece):
+        """The message once it is whole, None before; b'' says that no more comes. Raises ValueError for what is none, or breaks off."""
+        self.data += piece
+        self.ended = not piece
+        return next(self._reading)
+
+    def wait_for(self, at):
+        while len(self.data) < at:
+            if self.ended:
+                raise ValueError('it broke off')
+            yield
+
+    def take(self, count):
+        yield from self.wait_for(self.at + count)
+        self.at += count
+        return bytes(self.data[self.at - count:self.at])
+
+    def past(self, ending):
+        """The text up to an ending, which is passed over."""
+        start = searched = self.at
+        while True:
+            end = re.compile(ending).search(self.data, max(start, searched - 3))
+            searched = end.start() if end else len(self.data)
+            if searched - start > self.HEAD_LARGEST:
+                raise ValueError('its head is too long')
+            if end:
+                self.at = end.end()
+                return self.data[start:searched].decode('latin-1')
+            yield from self.wait_for(searched + 1)
+
+    def head(self, pattern, what):
+        """The match of the first line, and the header lines as (name, value)."""
+        yield from self.wait_for(self.at + 1)
+        if self.data[self.at:self.at + 1].isupper():        # what cannot become one is not waited for
+            first, *rest = re.split('\r?\n', (yield from self.past(rb'\r?\n\r?\n')))
+            match = re.match(pattern, first)
+            if match:
+                return match, tuple((name.strip(), value.strip()) for name, _, value in (line.partition(':') for line in rest))
+        raise ValueError(f'this is no HTTP {what}')
+
+
+def read_request(reader):
+    match, lines = yield from reader.head(r'([A-Z]{1,20}) ([!-~]+) HTTP/1\.[01]$', 'request')
+    lengths = [value for name, value in lines if name.lower() in ('content-length', 'transfer-encoding')] or ['0']
+    if len(lengths) > 1 or not re.fullmatch('[0-9]{1,15}', lengths[0]):
+        raise ValueError('it does not say how long it is')
+    length = int(lengths[0])
+    yield Request(*match.groups(), lines, (yield from reader.take(length)) if length <= reader.BODY_LARGEST else None)
+
+
+def request_text(request, cookies=()):
+    """The bytes of `request` as it is delivered: one request, after which the server closes.
+
+    Of its cookies those named go along: a browser sends what any program on localhost has ever set, at whatever port.
+    """
+    lines = [f'{request.method} {request.target} HTTP/1.1']
+    for name, value in request.lines:
+        if name.lower() == 'cookie':
+            value = '; '.join(pair for pair in re.split('; *', value) if pair.partition('=')[0] in cookies)
+        if name.lower() not in ('connection', 'keep-alive', 'upgrade', 'proxy-connection', 'expect', '' if value else 'cookie'):
+            lines.append(f'{name}: {value}')
+    return '\r\n'.join([*lines, 'Connection: close', '', '']).encode('latin-1') + (request.body or b'')
 
 
 class Answer(NamedTuple):
-    """An HTTP answer: its status, its Location or '', and all its bytes."""
+    """An HTTP answer: its status, its Location or '', all its bytes, and the names of the cookies that it sets."""
     status: int
     location: str
     data: bytes
+    cookies: tuple = ()
 
 
-def answer_head(data):
-    """(status, {header: value}, length of the whole or None where only its end says it) of the HTTP answer in `data`; None while
-    its head is not whole. Raises ValueError."""
-    head, end, _ = data.partition(b'\r\n\r\n')
-    if not end:
-        return None
-    match = re.match(rb'HTTP/1\.[01] ([0-9]{3})', head)
-    if not match:
-        raise ValueError('this is no HTTP answer')
-    headers = {name.strip().lower(): value.strip() for name, _, value in
-               (line.partition(':') for line in head.decode('latin-1').split('\r\n')[1:])}
+def read_answer(reader):
+    status = 100
+    while status < 200 and status != 101:       # 1xx: the answer is still to come
+        start = reader.at
+        match, lines = yield from reader.head(r'HTTP/1\.([01]) ([1-9][0-9]{2})(?![0-9])', 'answer')
+        status, headers = int(match[2]), {name.lower(): value for name, value in lines}
     length = headers.get('content-length', '')
-    return int(match[1]), headers, len(head) + 4 + int(length) if re.fullmatch('[0-9]{1,9}', length) else None
-
-
-def parse_answer(data, ended):
-    """The Answer in `data`, None while it is not whole; `ended` says that no more will come. Raises ValueError."""
-    status, headers, length = answer_head(data) or (0, {}, len(data) + 1)
-    if len(data) < (length or 0) or not (length or ended):
-        if ended:
-            raise ValueError('the answer broke off')
-        return None
-    return Answer(status, headers.get('location', ''), data)
+    if status in (204, 304):
+        pass
+    elif 'chunked' in headers.get('transfer-encoding', '').lower():
+        while size := int(re.match('[0-9A-Fa-f]{0,8}', (yield from reader.past(b'\n')))[0], 16):
+            yield from reader.take(size)
+            yield from reader.past(b'\n')
+        while (yield from reader.past(b'\n')).strip():
+            pass
+    elif re.fullmatch('[0-9]{1,9}', length):
+        yield from reader.take(int(length))
+    else:
+        closes = match[1] == '0' or headers.get('connection', '').lower() == 'close'
+        while not reader.ended:
+            reader.unended = not closes and len(reader.data) > reader.at
+            yield
+        reader.at = len(reader.data)
+    yield Answer(status, headers.get('location', ''), bytes(reader.data[start:reader.at]),
+                 tuple(value.partition('=')[0].strip() for name, value in lines if name.lower() == 'set-cookie'))
 
 
 def hash_of(state):
@@ -1094,7 +1162,8 @@ class Pending(NamedTuple):
 
     `path` is the redirect's, or where `served`, that of the address itself; `state` is the hash_of the address's state.
     `stage` is 'open' until a redirect is carried, 'carrying' until it is answered, then 'carried', or 'open' again where the
-    program would not have it. `carried` is that redirect's target, `leads_to` where answers sent the browser on this port.
+    program would not have it. `carried` is that redirect's key, `leads_to` where answers sent the browser on this port,
+    `cookies` the names of those that they set.
     """
     port: int
     path: str
@@ -1104,6 +1173,12 @@ class Pending(NamedTuple):
     stage: str = 'open'
     carried: str = ''
     leads_to: tuple = ()
+    cookies: frozenset = frozenset()
+
+
+def stage_after(status, codex):
+    """The stage that the program's answer to the redirect leads to. Only codex ends where its redirect came to nothing (5xx)."""
+    return 'open' if 400 <= status < (500 if codex else 600) else 'carried'
 
 
 CARRY, JOIN, LAST, PASS, HERE = 'carry', 'join', 'last', 'pass', 'here'
@@ -1140,18 +1215,25 @@ def judge(request, pending):
     hosts = [value.lower() for name, value in request.lines if name.lower() == 'host']
     if hosts not in ([f'{name}:{pending.port}'] for name in ('localhost', '127.0.0.1', '[::1]')):
         return here(403, stranger, 'The request was meant for another host.')
-    if request.method != 'GET':
-        return here(405, stranger, 'Only GET requests are relayed.')
+    if request.body is None:
+        return here(413, 'Too large', 'No sign-in sends as much as that.')
+    comes = not pending.served and unquote(path) == unquote(pending.path)
+    if request.method == 'OPTIONS' and request.header('origin') and (comes or pending.served) and not pending.codex:
+        return Verdict(PASS, request.target)        # the program says whether a page may bring the result (Fetch, CORS preflight)
+    if request.method not in ('GET', 'POST'):
+        return here(405, stranger, 'Only GET and POST requests are relayed.')
     if path == '/favicon.ico':
         return here(204, '', '')
-    if request.target == pending.carried:
+    if request.key == pending.carried and (pending.stage != 'open' or pending.codex):
         return Verdict(JOIN, request.target)
-    parameters = parse_qsl(query, keep_blank_values=True)
-    if RESULTS & {name for name, _ in parameters} if pending.served else unquote(path) == unquote(pending.path):
-        states = [value for name, value in parameters if name == 'state']
+    parameters = request.parameters()
+    if comes or pending.served and RESULTS & {name for name, _ in parameters}:
+        states, denied = ([value for name, value in parameters if name == wanted] for wanted in ('state', 'error'))
+        if pending.state and not states and denied:
+            return here(400, 'Not signed in', f'The page says {harmless(denied[0])[:60]}, without the state of this sign-in, which goes on.')
         if pending.state and [hash_of(state) for state in states] != [pending.state]:
             return here(400, 'State mismatch', 'This redirect belongs to another sign-in. Sign in on the page opened last.')
-        if not pending.state and not _is_top_level(request):
+        if not (pending.state or _is_top_level(request) or request.header('content-type').startswith('application/json')):
             return here(403, stranger, 'A page in the background cannot bring the redirect.')
         if pending.stage == 'open':
             return Verdict(CARRY, request.target)
@@ -5065,7 +5147,7 @@ class RedirectRelay:
                 self._busy -= 1
 
     def _read_request(self, sock):
-        data, deadline = bytearray(), time.monotonic() + self.HEAD_LIMIT
+        reader, deadline = Reader(read_request), time.monotonic() + self.HEAD_LIMIT
         while not self._closed and time.monotonic() < deadline:
             sock.settimeout(1.0)
             try:
@@ -5074,12 +5156,9 @@ class RedirectRelay:
                 continue
             if not piece:
                 return None
-            data += piece
             self._listener.heard(sock, whole=False)
-            if len(data) <= HEAD_LARGEST and b'\r\n\r\n' not in data[-len(piece) - 3:]:
-                continue
             try:
-                request = parse_request(data)
+                request = reader.feed(piece)
             except ValueError as error:
                 sock.sendall(page('Not understood', f'{error}.', status=400))
                 return None
@@ -5107,7 +5186,8 @@ class RedirectRelay:
             if verdict.act == HERE:
                 return verdict, None
             if verdict.act == CARRY:
-                self._pending = self._pending._replace(stage='carrying', carried=verdict.target)
+                self._pending = self._pending._replace(stage='carrying', carried=request.key)
+                self._deliveries.pop(request.key, None)
             return verdict, self._delivery(request._replace(target=verdict.target), verdict.act == CARRY)
 
     def judge(self, redirect):
@@ -5125,16 +5205,16 @@ class RedirectRelay:
 
     def _delivery(self, request, once):
         """The Delivery for `request`, begun now unless the same one was asked for before."""
-        delivery = self._deliveries.get(request.target)
+        delivery = self._deliveries.get(request.key)
         if delivery is None:
-            delivery = self._deliveries[request.target] = Delivery(request, once)
+            delivery = self._deliveries[request.key] = Delivery(request, once)
             threading.Thread(target=self._run, args=(delivery,), daemon=True).start()
         return delivery
 
     def _run(self, delivery):
         try:
             answer = self._deliver_once(delivery) if delivery.once else self._fetch(delivery.request)
-            self._finish(delivery, answer, 'open' if 400 <= answer.status < 500 else 'carried')
+            self._finish(delivery, answer, stage_after(answer.status, self._pending.codex))
         except Problem as problem:
             # The program ends with its last answer. If that was lost, this one is as true.
             last_page = self.follow and problem.kind == 'refused'
@@ -5155,19 +5235,21 @@ class RedirectRelay:
             pending = self._pending
             if target and (delivery.once or not pending.codex):
                 pending = pending._replace(leads_to=(*pending.leads_to, target)[-20:])
+            if answer:
+                pending = pending._replace(cookies=pending.cookies | set(answer.cookies))
             self._pending = pending._replace(stage=stage) if delivery.once else pending
             if not delivery.once and delivery.request.target != self.follow:
-                self._deliveries.pop(delivery.request.target, None)
+                self._deliveries.pop(delivery.request.key, None)
         if delivery.once:
             self.follow = target
             self._inbox.put(('callback', delivered))
 
     def _fetch(self, request):
         """The Answer to a request that may be repeated. Raises Problem."""
-        for _ in range(self.REPEATS):
+        for _ in range(1 if request.method == 'POST' else self.REPEATS):
             channel = self._open()
             try:
-                channel.sendall(request_text(request))
+                channel.sendall(request_text(request, self._pending.cookies))
                 return self._read_answer(channel)
             except (*LOST, ValueError):
                 self._link.suspect()
@@ -5179,7 +5261,7 @@ class RedirectRelay:
         """Deliver a callback: never again once it may have arrived. Raises Problem."""
         channel = self._open()
         try:
-            channel.sendall(request_text(delivery.request))
+            channel.sendall(request_text(delivery.request, self._pending.cookies))
             return self._read_answer(channel)
         except (*LOST, ValueError):
             self._link.suspect()
@@ -5263,21 +5345,20 @@ class RedirectRelay:
     def _read_answer(self, channel):
         """The Answer that comes through `channel`. Raises OSError or ValueError where it breaks off."""
         channel.settimeout(1.0)
-        data, whole, silent = bytearray(), None, awake(self.ANSWER_LIMIT, 1.0)
-        while True:
+        reader, answer, silent = Reader(read_answer), None, awake(self.ANSWER_LIMIT, 1.0)
+        while not answer:
             try:
                 piece = channel.recv(65536)
             except socket.timeout:
-                if next(silent, None) is None:
+                if not reader.unended and next(silent, None) is None:
                     raise
-                continue
-            data += piece
-            if whole is None and b'\r\n\r\n' in data[-len(piece) - 3:]:
-                whole = answer_head(data)[2] or self.LARGEST + 1
-            if len(data) > self.LARGEST:
+                if not reader.unended:
+                    continue
+                piece = b''             # a second of silence is its end
+            answer = reader.feed(piece)
+            if len(reader.data) > self.LARGEST:
                 raise ValueError('the answer is too long')
-            if not piece or whole is not None and len(data) >= whole:
-                return parse_answer(bytes(data), ended=not piece)
+        return answer
 
     # -- the end
 

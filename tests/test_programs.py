@@ -266,28 +266,24 @@ def test_a_program_that_speaks_tls_is_signed_in(sign_in):
     assert signed_in(script)
 
 
-@fault('an answer that does not end with its connection is waited for in vain')
 def test_a_chunked_answer_reaches_the_browser_whole_and_at_once(sign_in):
     script, address = sign_in('ends-of-answers', 'chunked')
     assert Browser(address, SOON).sign_in().text == '<p>You are signed in.</p>'
     assert signed_in(script)
 
 
-@fault('an answer that does not end with its connection is waited for in vain')
 def test_an_answer_without_content_reaches_the_browser_at_once(sign_in):
     script, address = sign_in('ends-of-answers', 'no-content')
     assert Browser(address, SOON).sign_in().status == 204
     assert signed_in(script)
 
 
-@fault('an answer that does not end with its connection is waited for in vain')
 def test_an_answer_without_an_end_is_shown_at_once(sign_in):
     script, address = sign_in('ends-of-answers', 'unended')
     assert Browser(address, SOON).sign_in().text == '<p>You are signed in.</p>'
     assert signed_in(script)
 
 
-@fault('a redirect that comes as POST is refused')
 def test_a_program_that_wants_its_answer_posted_is_signed_in(sign_in):
     script, address = sign_in('form-post')
     browser = Browser(address, SOON)

@@ -554,10 +554,23 @@ REQUEST = (b'GET /auth/callback?code=c&state=s HTTP/1.1\r\n'
            b'Host: 127.0.0.1:1455\r\nConnection: keep-alive\r\nX-Empty:\r\n\r\n')
 
 
+def pieces_of(kind, data, size=1):
+    """What a reader of `kind` gives for each piece of `data` in turn, up to the first message."""
+    reader, given = script.Reader(kind), []
+    for at in range(0, len(data), size):
+        given.append(reader.feed(data[at:at + size]))
+        if given[-1]:
+            break
+    return given
+
+
+def read_request(data):
+    return script.Reader(script.read_request).feed(data)
+
+
 def test_a_request_is_read_when_it_is_whole_and_not_before():
-    for length in range(len(REQUEST)):
-        assert script.parse_request(REQUEST[:length]) is None
-    request = script.parse_request(bytearray(REQUEST) + b'GET /next')
+    assert [bool(given) for given in pieces_of(script.read_request, REQUEST)] == [False] * (len(REQUEST) - 1) + [True]
+    request = read_request(REQUEST + b'GET /next')
     assert (request.method, request.target) == ('GET', '/auth/callback?code=c&state=s')
     assert request.header('host') == '127.0.0.1:1455' and request.header(
         'x-empty') == request.header('absent') == ''
@@ -566,39 +579,131 @@ def test_a_request_is_read_when_it_is_whole_and_not_before():
 @pytest.mark.parametrize('data', [
     b'\x16\x03\x01\x02\x00\x01\r\n\r\n', b'GET /\r\n\r\n', b'GET / HTTP/2.0\r\n\r\n',
     b'get / HTTP/1.1\r\n\r\n', b'GET  HTTP/1.1\r\n\r\n', b'GET /a b HTTP/1.1\r\n\r\n',
-    b'GET /\xe9 HTTP/1.1\r\n\r\n', b'x' * 65537,
+    b'GET /\xe9 HTTP/1.1\r\n\r\n', b'x', b'\x16', b'X' * 65537, b'GET / HTTP/1.1\r\n' + b'A: b\r\n' * 11000,
+    *(b'POST / HTTP/1.1\r\n' + lines + b'\r\n\r\n' for lines in (
+        b'Content-Length: 1\r\nContent-Length: 1', b'Content-Length: 1\r\nContent-Length: 2', b'Content-Length: -1',
+        b'Content-Length: x', b'Content-Length:', b'Transfer-Encoding: chunked',
+        b'Content-Length: 3\r\nTransfer-Encoding: chunked')),
 ])
 def test_what_is_no_request_is_refused(data):
     with pytest.raises(ValueError):
-        script.parse_request(data)
+        read_request(data)
+
+
+FORM = b'code=c%26&state=S'
+POSTED = (b'POST /callback?x=1 HTTP/1.1\r\nHost: localhost:1455\r\nContent-Type: application/x-www-form-urlencoded\r\n'
+          b'Content-Length: %d\r\n\r\n' % len(FORM) + FORM)
+
+
+@pytest.mark.parametrize('size', [1, 2, 7, 1000])
+def test_a_posted_form_is_read_with_its_body_and_delivered_as_it_was(size):
+    *before, request = pieces_of(script.read_request, POSTED, size)
+    assert not any(before) and request.body == FORM
+    assert request.parameters() == [('x', '1'), ('code', 'c&'), ('state', 'S')]
+    assert script.request_text(request).endswith(b'Content-Length: 17\r\nConnection: close\r\n\r\n' + FORM)
+    assert request.key != request._replace(body=b'code=d').key != request._replace(body=b'').key == '/callback?x=1'
+
+
+def test_a_body_past_a_megabyte_is_not_waited_for():
+    head = b'POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n'
+    assert read_request(head % 1048576 + b'x' * 1048575) is None
+    assert len(read_request(head % 1048576 + b'x' * 1048576).body) == 1048576
+    assert read_request(head % 1048577).body is None
+
+
+@pytest.mark.parametrize('kind, body, brought', [
+    ('application/x-www-form-urlencoded; charset=UTF-8', b'code=a+b', [('code', 'a b')]),
+    ('Application/JSON', b'{"code": "c", "state": "S", "n": 1}', [('code', 'c'), ('state', 'S'), ('n', '1')]),
+    ('application/json', b'["code", "c"]', []), ('application/json', b'{"code":', []), ('application/json', b'[' * 99999, []),
+    ('text/plain', b'code=c', []), ('', b'code=c', []), ('application/json', b'{"code": "\xff"}', [('code', '\ufffd')]),
+])
+def test_what_a_body_brings_is_known_by_its_type(kind, body, brought):
+    request = script.Request('POST', '/cb?state=q', (('content-type', kind),), body)
+    assert request.parameters() == [('state', 'q'), *brought]
+
+
+@pytest.mark.parametrize('sent, kept', [
+    ('', None), ('a=1', None), ('mine=1', 'mine=1'), ('a=1; mine=2; b="x; y"; mine=3', 'mine=2; mine=3'), ('mine', 'mine'),
+    ('notmine=1;mine=2', 'mine=2'), ('x=mine=1', None),
+])
+def test_cookies_of_other_programs_on_localhost_stay_in_the_browser(sent, kept):
+    request = script.Request('GET', '/cb', (('Host', 'localhost:1'), ('cookie', sent)))
+    assert (f'cookie: {kept}\r\n' if kept else 'Host: localhost:1\r\nConnection') in script.request_text(request, {'mine'}).decode()
+    assert b'cookie' not in script.request_text(request).lower()
 
 
 def test_a_request_is_delivered_as_one_that_ends_the_connection():
-    text = script.request_text(script.parse_request(REQUEST))
+    text = script.request_text(read_request(REQUEST.replace(b'X-Empty', b'Expect: 100-continue\r\nX-Empty')))
     assert text == (b'GET /auth/callback?code=c&state=s HTTP/1.1\r\n'
                     b'Host: 127.0.0.1:1455\r\nX-Empty: \r\nConnection: close\r\n\r\n')
 
 
-def test_an_answer_with_a_length_is_read_when_it_is_whole_and_not_before():
-    data = b'HTTP/1.1 302 Found\r\nLocation: /success?id_token=t\r\ncontent-length: 5\r\n\r\nhello'
+def read_answer(data, ended=False):
+    reader = script.Reader(script.read_answer)
+    return reader.feed(data) or (reader.feed(b'') if ended else None)
+
+
+OK = b'HTTP/1.1 200 OK\r\nX: y\r\n'
+CHUNKS = b'Transfer-Encoding: Chunked\r\n\r\n5;note=any\r\nhello\r\n00a\r\n\r\n0\r\n\r\n0\r\n\r\n0\r\nX-Last: 1\r\n\r\n'
+
+
+@pytest.mark.parametrize('data, status, location', [
+    (b'HTTP/1.1 302 Found\r\nLocation: /success?id_token=t\r\ncontent-length: 5\r\n\r\nhello', 302, '/success?id_token=t'),
+    (b'HTTP/1.1 302 Found\nLocation: /done\nContent-Length: 2\n\nok', 302, '/done'),
+    (OK + b'Content-Length: 0\r\n\r\n', 200, ''), (OK + CHUNKS, 200, ''),
+    (OK + b'Content-Length: 3\r\n' + CHUNKS, 200, ''),
+    (OK + b'transfer-encoding: gzip, chunked\n\n0\n\n', 200, ''),
+    (b'HTTP/1.1 204 No Content\r\n\r\n', 204, ''), (b'HTTP/1.1 204\r\nContent-Length: 5\r\n\r\n', 204, ''),
+    (b'HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n', 304, ''),
+])
+def test_an_answer_ends_as_it_says_itself_and_not_before(data, status, location):
+    given = pieces_of(script.read_answer, data)
+    assert [bool(answer) for answer in given] == [False] * (len(data) - 1) + [True]
+    assert given[-1] == (status, location, data, ()) == read_answer(data + b'HTTP/1.1 200 next')
     for length in range(len(data)):
-        assert script.parse_answer(data[:length], ended=False) is None
-    assert script.parse_answer(data, ended=False) == (302, '/success?id_token=t', data)
+        with pytest.raises(ValueError):
+            read_answer(data[:length], ended=True)
 
 
-def test_an_answer_without_a_length_ends_with_the_connection():
-    data = b'HTTP/1.0 200 OK\r\nX: y\r\n\r\nhello'
-    assert script.parse_answer(data, ended=False) is None
-    assert script.parse_answer(data, ended=True) == (200, '', data)
+def test_what_comes_before_an_answer_is_left_out():
+    before = b'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\nLocation: /early\r\n\r\n'
+    data = b'HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx'
+    assert pieces_of(script.read_answer, before + data)[-1] == (200, '', data, ())
+    assert read_answer(before) is None
+
+
+@pytest.mark.parametrize('head, unended', [
+    (b'HTTP/1.1 200 OK\r\n\r\n', True), (b'HTTP/1.1 200 OK\r\nConnection: keep-alive\r\n\r\n', True),
+    (b'HTTP/1.1 200 OK\r\nConnection: Close\r\n\r\n', False), (b'HTTP/1.0 200 OK\r\n\r\n', False),
+    (b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n', False), (b'HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n', True),
+])
+def test_an_answer_without_a_length_ends_with_its_connection_or_nobody_knows_where(head, unended):
+    reader = script.Reader(script.read_answer)
+    assert reader.feed(head) is None and not reader.unended
+    assert reader.feed(b'hello') is None and reader.unended == unended
+    if b'Content-Length: 9' not in head:
+        assert reader.feed(b'') == (200, '', head + b'hello', ())
+
+
+def test_the_cookies_that_an_answer_sets_are_this_logins():
+    data = b'HTTP/1.1 200 OK\r\nSet-Cookie: a=b; Path=/\r\nset-cookie: c =d\r\nContent-Length: 0\r\n\r\n'
+    assert read_answer(data).cookies == ('a', 'c')
 
 
 @pytest.mark.parametrize('data, ended', [
-    (b'', True), (b'HTTP/1.1 200 OK\r\n', True), (b'SSH-2.0-OpenSSH\r\n\r\n', False),
-    (b'HTTP/1.1 2xx\r\n\r\n', True), (b'HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello', True),
+    (b'HTTP/1.1 200 OK\r\n', True), (b'SSH-2.0-OpenSSH\r\n\r\n', False), (b'<html>', False),
+    (b'HTTP/1.1 2xx\r\n\r\n', True), (OK + b'Content-Length: 6\r\n\r\nhello', True), (b'HTTP/1.1 2000 OK\r\n\r\n', True),
+    *((OK + b'Transfer-Encoding: chunked\r\n\r\n' + chunks, False) for chunks in (b'x\r\n', b'-5\r\n', b'\r\n', b' 5\r\n')),
+    (OK + b'A: b\r\n' * 11000, False),
 ])
 def test_an_answer_that_breaks_off_or_is_none_is_refused(data, ended):
     with pytest.raises(ValueError):
-        script.parse_answer(data, ended)
+        read_answer(data, ended)
+
+
+def test_nothing_at_all_is_no_answer():
+    with pytest.raises(ValueError):
+        script.Reader(script.read_answer).feed(b'')
 
 
 @pytest.mark.parametrize('location, target', [
@@ -619,7 +724,7 @@ def test_a_page_says_anything_safely_and_in_full():
     assert 'café &amp; ' in body.decode() and b'http-equiv="refresh" content="2"' in body
     assert b'refresh' not in script.page('a', 'b')
     assert script.page('', '', status=204).partition(b'\r\n\r\n')[2] == b'', 'a browser takes what follows for another answer'
-    assert script.parse_answer(data, ended=False).status == 502
+    assert read_answer(data).status == 502
 
 
 # --- What may pass at the redirect's port -------------------------------------------------------------------
@@ -645,6 +750,13 @@ def asked(target, method='GET', host='localhost:1455', **headers):
 
 NAVIGATES = {'Sec_Fetch_Mode': 'navigate', 'Sec_Fetch_Dest': 'document', 'Sec_Fetch_Site': 'cross-site'}
 FROM_HERE = {'Sec_Fetch_Mode': 'no-cors', 'Sec_Fetch_Dest': 'script', 'Sec_Fetch_Site': 'same-origin'}
+
+FETCHES = {'Sec_Fetch_Mode': 'cors', 'Sec_Fetch_Dest': 'empty', 'Sec_Fetch_Site': 'cross-site', 'Origin': 'https://issuer.example'}
+
+
+def posted(body, target='/auth/callback', kind='application/x-www-form-urlencoded', host='localhost:1455', **headers):
+    return asked(target, 'POST', host, Content_Type=kind, **headers)._replace(body=body.encode())
+
 
 # Case: the login, the request, what becomes of it (for what is answered here: its status, and after how many s it asks again).
 JUDGED = {
@@ -718,7 +830,47 @@ JUDGED = {
     'the whole server': (at('open'), asked('*', 'OPTIONS'), (400, None)),
     'a fragment': (at('open'), asked('/auth/callback#?code=a&state=S'), (400, None)),
     **{f'by {method}': (at('open'), asked(FIRST, method), (405, None))
-       for method in ('HEAD', 'OPTIONS', 'PUT', 'DELETE', 'POST')},
+       for method in ('HEAD', 'OPTIONS', 'PUT', 'DELETE')},
+    'a form': (at('open'), posted('code=a&state=S'), 'carry'),
+    'a form that says no': (at('open'), posted('error=access_denied&state=S'), 'carry'),
+    'a form, by a page': (at('open'), posted('code=a&state=S', **NAVIGATES), 'carry'),
+    'a form with another state': (at('open'), posted('code=a&state=X'), (400, None)),
+    'a form with two states': (at('open'), posted('code=a&state=S&state=S'), (400, None)),
+    'a form and a query, each with a state': (at('open'), posted('state=S&code=a', '/auth/callback?state=X'), (400, None)),
+    'a form without a state': (at('open'), posted('code=a'), (400, None)),
+    'a form that is none': (at('open'), posted('code=a&state=S', kind='text/plain'), (400, None)),
+    'a form for another page': (at('open'), posted('code=a&state=S', '/cancel'), (404, None)),
+    'a form that is too large': (at('open'), posted('')._replace(body=None), (413, None)),
+    'a form for a stranger': (at('open'), posted('', host='evil.example:1455')._replace(body=None), (403, None)),
+    'the same form once more': (
+        at('carrying')._replace(carried=posted('code=a&state=S').key), posted('code=a&state=S'), 'join'),
+    'another form, on its way': (
+        at('carrying')._replace(carried=posted('code=a&state=S').key), posted('code=b&state=S'), (409, 2)),
+    'a form for an address without state': (at('open', PROGRAM), posted('code=a', '/callback', **NAVIGATES), 'carry'),
+    'the same in the background': (
+        at('open', PROGRAM), posted('code=a', '/callback', **{**NAVIGATES, 'Sec_Fetch_Mode': 'no-cors'}), (403, None)),
+    'JSON': (at('open'), posted('{"code": "a", "state": "S"}', kind='application/json', **FETCHES), 'carry'),
+    'JSON with another state': (at('open'), posted('{"code": "a", "state": "X"}', kind='application/json'), (400, None)),
+    'JSON with a number for a state': (at('open'), posted('{"state": 5}', kind='application/json'), (400, None)),
+    'JSON for an address without state, which the program was asked about': (
+        at('open', PROGRAM), posted('{"code": "a"}', '/callback', kind='application/json', **FETCHES), 'carry'),
+    'the same as text, which nobody is asked about': (
+        at('open', PROGRAM), posted('{"code": "a"}', '/callback', kind='text/plain', **FETCHES), (403, None)),
+    'JSON at a served page': (at('open', SERVED), posted('{"response": "r"}', '/callback', kind='application/json', **FETCHES), 'carry'),
+    'the question before a fetch': (at('open', PROGRAM), asked('/callback', 'OPTIONS', Origin='https://issuer.example'), 'pass'),
+    'the question before a fetch, on its way': (at('carrying', PROGRAM), asked('/callback', 'OPTIONS', Origin='https://a.b'), 'pass'),
+    'the question before a fetch, at a served page': (at('open', SERVED), asked('/callback', 'OPTIONS', Origin='https://a.b'), 'pass'),
+    'the question before a fetch, elsewhere': (at('open', PROGRAM), asked('/quit', 'OPTIONS', Origin='https://a.b'), (405, None)),
+    'the question before a fetch, rebound': (
+        at('open', PROGRAM), asked('/callback', 'OPTIONS', 'evil.example:1455', Origin='https://a.b'), (403, None)),
+    'the question before a fetch, to codex': (at('open'), asked('/auth/callback', 'OPTIONS', Origin='https://a.b'), (405, None)),
+    'a form of the delivered page': (at('carried', PROGRAM), posted('name=kim', '/next', **FROM_HERE), 'pass'),
+    'a form of a stranger, after the delivery': (at('carried', PROGRAM), posted('name=kim', '/next', **NAVIGATES), (404, None)),
+    'a form of the delivered page, to codex': (at('carried'), posted('a=b', '/next', **FROM_HERE), (404, None)),
+    'a refusal without a state': (at('open'), asked('/auth/callback?error=access_denied'), (400, None)),
+    'the same again, which codex would not have': (at('open')._replace(carried=FIRST), asked(FIRST), 'join'),
+    'the same again, which another program would not have': (
+        at('open', PROGRAM)._replace(carried='/callback?code=a'), asked('/callback?code=a'), 'carry'),
     'a served page': (at('open', SERVED), asked('/4f2a'), 'pass'),
     'a served page, asked for by a stranger': (
         at('open', SERVED), asked('/4f2a', **{**NAVIGATES, 'Sec_Fetch_Mode': 'no-cors'}), (404, None)),
@@ -743,6 +895,12 @@ def test_only_the_pending_logins_own_answer_passes(case):
         assert verdict.target in pending.leads_to
     else:
         assert verdict.target == (request.target if verdict.act != script.HERE else '')
+
+
+def test_a_refusal_without_this_logins_state_is_told_as_what_it_is():
+    verdict = script.judge(asked('/auth/callback?error=access_denied%1b[1m' + 'x' * 99), CODEX)
+    assert 'The page says access_deniedxxx' in verdict.text and 'without the state' in verdict.text and len(verdict.text) < 160
+    assert 'another sign-in' in script.judge(asked('/auth/callback?error=access_denied&state=X'), CODEX).text
 
 
 def test_no_request_at_all_is_too_much_for_the_judge():
