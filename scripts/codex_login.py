@@ -1043,11 +1043,10 @@ class Request(NamedTuple):
 
 
 class Reader:
-    """Reads one HTTP message from pieces of any size (RFC 9112): Reader(read_request) a Request, Reader(read_answer) an Answer.
+    """Reads one message from pieces of any size: Reader(read_request) a Request, Reader(read_answer) an Answer (RFC 9112).
 
     `unended` says that some of a body is there, and that nothing tells where it ends: no length, nor a promise to close.
     """
-    HEAD_LARGEST, BODY_LARGEST = 65536, 1 << 20     # bytes, of a request
 
     def __init__(self, read):
         self.data, self.at, self.ended, self.unended = bytearray(), 0, False, False
@@ -1066,41 +1065,46 @@ class Reader:
             yield
 
     def take(self, count):
+        """The next bytes."""
         yield from self.wait_for(self.at + count)
         self.at += count
         return bytes(self.data[self.at - count:self.at])
 
-    def past(self, ending):
-        """The text up to an ending, which is passed over."""
+    def past(self, ending, most=65536):
+        """The bytes up to an ending, which is passed over. Raises ValueError where they are more than `most`."""
         start = searched = self.at
         while True:
             end = re.compile(ending).search(self.data, max(start, searched - 3))
             searched = end.start() if end else len(self.data)
-            if searched - start > self.HEAD_LARGEST:
-                raise ValueError('its head is too long')
+            if searched - start > most:
+                raise ValueError('it is too long')
             if end:
                 self.at = end.end()
-                return self.data[start:searched].decode('latin-1')
+                return bytes(self.data[start:searched])
             yield from self.wait_for(searched + 1)
 
-    def head(self, pattern, what):
-        """The match of the first line, and the header lines as (name, value)."""
-        yield from self.wait_for(self.at + 1)
-        if self.data[self.at:self.at + 1].isupper():        # what cannot become one is not waited for
-            first, *rest = re.split('\r?\n', (yield from self.past(rb'\r?\n\r?\n')))
-            match = re.match(pattern, first)
-            if match:
-                return match, tuple((name.strip(), value.strip()) for name, _, value in (line.partition(':') for line in rest))
-        raise ValueError(f'this is no HTTP {what}')
+
+def read_head(reader, pattern, what):
+    """The match of the first line of an HTTP message, and its header lines as (name, value)."""
+    yield from reader.wait_for(reader.at + 1)
+    if reader.data[reader.at:reader.at + 1].isupper():          # what cannot become one is not waited for
+        first, *rest = re.split('\r?\n', (yield from reader.past(rb'\r?\n\r?\n')).decode('latin-1'))
+        match = re.match(pattern, first)
+        if match:
+            return match, tuple((name.strip(), value.strip()) for name, _, value in (line.partition(':') for line in rest))
+    raise ValueError(f'this is no HTTP {what}')
+
+
+BODY_LARGEST = 1 << 20      # bytes, of a request
 
 
 def read_request(reader):
-    match, lines = yield from reader.head(r'([A-Z]{1,20}) ([!-~]+) HTTP/1\.[01]$', 'request')
+    match, lines = yield from read_head(reader, r'([A-Z]{1,20}) ([!-~]+) HTTP/1\.[01]$', 'request')
     lengths = [value for name, value in lines if name.lower() in ('content-length', 'transfer-encoding')] or ['0']
     if len(lengths) > 1 or not re.fullmatch('[0-9]{1,15}', lengths[0]):
         raise ValueError('it does not say how long it is')
     length = int(lengths[0])
-    yield Request(*match.groups(), lines, (yield from reader.take(length)) if length <= reader.BODY_LARGEST else None)
+    yield Request(*match.groups(), lines, (yield from reader.take(length)) if length <= BODY_LARGEST else None)
 
 
 def request_text(request, cookies=()):
@@ -1129,13 +1133,13 @@ def read_answer(reader):
     status = 100
     while status < 200 and status != 101:       # 1xx: the answer is still to come
         start = reader.at
-        match, lines = yield from reader.head(r'HTTP/1\.([01]) ([1-9][0-9]{2})(?![0-9])', 'answer')
+        match, lines = yield from read_head(reader, r'HTTP/1\.([01]) ([1-9][0-9]{2})(?![0-9])', 'answer')
         status, headers = int(match[2]), {name.lower(): value for name, value in lines}
     length = headers.get('content-length', '')
     if status in (204, 304):
         pass
     elif 'chunked' in headers.get('transfer-encoding', '').lower():
-        while size := int(re.match('[0-9A-Fa-f]{0,8}', (yield from reader.past(b'\n')))[0], 16):
+        while size := int(re.match(b'[0-9A-Fa-f]{0,8}', (yield from reader.past(b'\n')))[0], 16):
             yield from reader.take(size)
             yield from reader.past(b'\n')
         while (yield from reader.past(b'\n')).strip():
@@ -1298,124 +1302,67 @@ def page(title, text, status=200, refresh=None):
 
 # -- What a client of a SOCKS forward sends ----------------------------------------------------------------------------
 
-class Socks:
-    """The server's side of SOCKS 4, 4a and 5, as far as the request, without any I/O.
+class Socks(Reader):
+    """The server's side of SOCKS 4, 4a and 5 (RFC 1928), as far as the request, without any I/O.
 
-    Feed it what the client sends and send the client what feed() returns, until `target` is known or
+    Feed it what the client sends and send the client what feed() returns, until `target`, (host, port), is known or
     `refused` is set. Then send what answer() returns; what the client sent beyond its request is in `early`.
     """
-    NAME_LIMIT = 255
     # The reason for a failure, and its reply code in SOCKS 5. SOCKS 4 has one code for all of them.
     CODES = {'': 0, 'failed': 1, 'forbidden': 2, 'unreachable': 4, 'refused': 5, 'command': 7, 'address': 8}
 
     def __init__(self):
-        self.target = None      # (host, port)
-        self.refused = False
-        self._unread = bytearray()
-        self._parse = self._version
-        self._reply = b''
+        super().__init__(Socks._request)
+        self.target, self.refused, self._reply = None, False, b''
 
     @property
     def early(self):
-        return bytes(self._unread)
+        return bytes(self.data[self.at:])
 
     def feed(self, data):
-        self._unread += data
         self._reply = b''
-        while not (self.target or self.refused):
-            self._position = 0
-            try:
-                following = self._parse()
-            except _TooShort:
-                break
-            del self._unread[:self._position]
-            self._parse = following
+        if self.target or self.refused or not data:
+            self.data += data
+            return b''
+        try:
+            super().feed(data)
+        except ValueError as error:
+            self.refused = True
+            self._reply += error.args[0] if isinstance(error.args[0], bytes) else self.answer('failed')
         return self._reply
 
     def answer(self, failure=''):
         """The reply to the request: it was met, or why it was not."""
         code = self.CODES[failure]
-        if self._four:
-            return bytes([0, 91 if code else 90, 0, 0, 0, 0, 0, 0])
-        return bytes([5, code, 0, 1, 0, 0, 0, 0, 0, 0])
+        return bytes([0, 91 if code else 90] if self._four else [5, code, 0, 1]) + bytes(6)
 
-    def _take(self, count):
-        start, self._position = self._position, self._position + count
-        if self._position > len(self._unread):
-            raise _TooShort
-        return bytes(self._unread[start:self._position])
-
-    def _take_until_zero(self):
-        end = self._unread.find(0, self._position, self._position + self.NAME_LIMIT + 1)
-        if end >= 0:
-            return self._take(end + 1 - self._position)[:-1]
-        if len(self._unread) - self._position > self.NAME_LIMIT:
-            return None
-        raise _TooShort
-
-    def _take_port(self):
-        return int.from_bytes(self._take(2), 'big')
-
-    def _refuse(self, reply=b''):
-        self.refused = True
-        self._reply += reply
-
-    def _go_to(self, host, port):
-        if host is None or not host or not _is_plain(host):
-            return self._refuse(self.answer('failed'))
-        self.target = host, port
-
-    def _version(self):
-        version = self._take(1)[0]
+    def _request(self):
+        version = (yield from self.take(1))[0]
         self._four = version == 4
-        if version not in (4, 5):
-            return self._refuse()
-        return self._request4 if self._four else self._greeting
-
-    def _request4(self):
-        command, port, address = self._take(1)[0], self._take_port(), self._take(4)
-        user = self._take_until_zero()
-        # 4a: an address that cannot be one, 0.0.0.x, says that a name follows.
-        named = address[:3] == bytes(3) and address[3] != 0
-        host = self._take_until_zero() if named and user is not None else b''
-        if command != 1 or user is None or host is None:
-            return self._refuse(self.answer('command'))
-        self._go_to(_text(host) if named else socket.inet_ntoa(address), port)
-
-    def _greeting(self):
-        methods = self._take(self._take(1)[0])
-        if 0 not in methods:
-            return self._refuse(b'\x05\xff')
-        self._reply += b'\x05\x00'
-        return self._request5
-
-    def _request5(self):
-        version, command, _, kind = self._take(4)
-        if version != 5:
-            return self._refuse()
-        if kind == 1:
-            host = socket.inet_ntoa(self._take(4))
-        elif kind == 3:
-            host = _text(self._take(self._take(1)[0]))
-        elif kind == 4:
-            host = socket.inet_ntop(socket.AF_INET6, self._take(16))
+        if version == 4:
+            command, port, address = struct.unpack('!BH4s', (yield from self.take(7)))
+            yield from self.past(b'\0', 255)        # the user
+            # 4a: an address that cannot be one, 0.0.0.x, says that a name follows.
+            named = address[:3] == bytes(3) != address[3:] + bytes(2)
+            host = (yield from self.past(b'\0', 255)).decode() if named else socket.inet_ntoa(address)
+        elif version == 5:
+            if 0 not in (yield from self.take((yield from self.take(1))[0])):
+                raise ValueError(b'\x05\xff')
+            self._reply += b'\x05\x00'
+            version, command, _, kind = yield from self.take(4)
+            if version != 5 or kind not in (1, 3, 4):
+                raise ValueError(self.answer('address') if version == 5 else b'')
+            host = yield from self.take({1: 4, 4: 16}.get(kind) or (yield from self.take(1))[0])
+            host = host.decode() if kind == 3 else socket.inet_ntop(socket.AF_INET if kind == 1 else socket.AF_INET6, host)
+            port = int.from_bytes((yield from self.take(2)), 'big')
         else:
-            return self._refuse(self.answer('address'))
-        port = self._take_port()
+            raise ValueError(b'')
         if command != 1:
-            return self._refuse(self.answer('command'))
-        self._go_to(host, port)
-
-
-class _TooShort(Exception):
-    """The client has not sent enough yet."""
-
-
-def _text(name):
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        return None
+            raise ValueError(self.answer('command'))
+        if not host or not _is_plain(host):
+            raise ValueError(self.answer('failed'))
+        self.target = host, port
+        yield
 
 
 # == 4. Device =========================================================================================================
