@@ -3690,6 +3690,7 @@ class Link:
         transport = self.transport(self.RUN_LIMIT)
         try:
             channel = transport.open_session(timeout=self.RUN_LIMIT)
+            channel.set_combine_stderr(True)        # what an account says before it ends may stand there alone
             exec_with_input(channel, command, data, self.RUN_LIMIT)
             return channel
         except (paramiko.SSHException, *LOST) as error:
@@ -4632,27 +4633,57 @@ class Forwards:
 # What goes to the server is POSIX sh, on the standard input of `sh`: the account's own shell parses that one word.
 # All of it stands in one brace group, so that the shell has read it whole before anything in it reads its input.
 #   N     the mark of records                     W  the program's name, looked for on PATH
-#   ALSO  another that has to be there, or ''     NEEDED  yes: do not go on without W
 #   LOOK  yes: look for a present login first     CODEX  yes: W can tell whether somebody is signed in
 #   T     seconds until the program is ended      JOB, KEEPER, SHIM  texts of files, see below
-#   d     the private folder                      g, k  process groups of job and keeper
+#   d     the private folder                      g, k  job and keeper, each with a group where there is setsid
 
+# codex is to have what it has for a person who logs in: PATH, proxies, its home. So the login shell is asked, which may
+# print, ask, never end, go into another program, or leave something running that holds its output.
 FIND_PROGRAM = r'''
-found() { command -v "$W" && { [ -z "$ALSO" ] || command -v "$ALSO"; }; } >/dev/null 2>&1
-login_path() {
-  for how in '-lc env' '-lic env' -l; do
-    p=$(echo env | "$SHELL" $how 2>/dev/null | sed -n 's/^PATH=//p' | tail -n 1)
-    (PATH=$p:$PATH; found) && PATH=$p:$PATH && return
-  done
+found() {           # W, and what its `#!` line asks for; else $missing is the one that is not there
+  missing=$W i=
+  f=$(command -v "$W") || return
+  [ ! -f "$f" ] || read -r i <"$f"
+  case $i in '#!'*[a-z]*) set -- ${i#??};; *) return 0;; esac
+  case $1 in */env) shift; while case $1 in -*|*=*) ;; *) false;; esac; do shift; done;; esac
+  missing=$1
+  command -v "$1" >/dev/null
 }
-found || login_path
-export PATH
-if [ "$NEEDED" = yes ] && ! command -v "$W" >/dev/null 2>&1; then say missing "$W"; exit 127; fi
+exported() {        # by the login shell, which has 5 s
+  {
+    unset IFS
+    echo env | $S "$SHELL" $1 & s=$!
+    (trap 'kill "$p"; exit' TERM; sleep 5 & p=$!; wait; kill -s KILL -- "-$s" "$s") >/dev/null & w=$!
+    wait "$s"; kill "$w"; echo "$N"
+  } | sed "/^$N\$/q"
+}
+{
+  S=setsid; command -v $S >/dev/null || S=
+  p= nor='and its login shell does not say what it has' SHELL=${SHELL:-/bin/sh}
+  found; there=$?
+  for how in '-lc env' '-lic env' -l; do
+    case $there$CODEX:$p in 0no:*|0*:?*) break;; esac
+    p= IFS='
+'
+    for v in $(exported "$how"); do
+      case ${v%%=*} in
+        ''|[0-9]*|*[!A-Za-z0-9_]*) ;;
+        PATH) p=${v#*=} nor='nor of its login shell';;
+        CODEX_*|*_proxy|*_PROXY|SSL_CERT_*|NODE_EXTRA_CA_CERTS) export "$v";;
+      esac
+    done
+    unset IFS
+    echo "$SHELL $how: PATH=$p"
+    if [ $there = 0 ]; then PATH=$PATH${p:+:$p}; else PATH=${p:+$p:}$PATH; found; there=$?; fi
+  done
+  export PATH SHELL
+} 2>/dev/null
 '''
 
 LOOK_FOR_LOGIN = r'''
+if [ "$CODEX" = yes ] && [ $there != 0 ]; then say missing "$missing $nor"; exit 127; fi
 auth=${CODEX_HOME:-$HOME/.codex}/auth.json
-if [ "$LOOK" = yes ] && [ -s "$auth" ] && s=$("$W" login status 2>&1 </dev/null); then
+if [ "$LOOK$CODEX" = yesyes ] && [ -s "$auth" ] && s=$("$W" login status 2>&1 </dev/null); then
   who=$(sed -n 's/.*"id_token" *: *"[^".]*\.\([^".]*\).*/\1/p' "$auth" | tr '_-' '/+' | base64 -d 2>/dev/null |
     sed -n 's/.*"email" *: *"\([^"]*\)".*/\1/p')
   say present "$(printf '%s' "$s" | tail -n 1)${who:+, $who}"; exit 0
@@ -4666,15 +4697,20 @@ ours() {            # whether process $1 is busy with the file $2 of the folder
   case $( (tr '\0' ' ' <"/proc/$1/cmdline" || ps -o args= -p "$1") 2>/dev/null) in *"$d/$2"*) return 0;; esac
   return 1
 }
+family() {          # process $1 and all below it: not every system can give them a group
+  echo "$1"
+  for c in $( (sed 's/ (.*) . / /' /proc/[0-9]*/stat || ps -A -o pid= -o ppid=) 2>/dev/null |
+    sed -n "s/^ *\([0-9]*\)  *$1\( .*\)*$/\1/p"); do family "$c"; done
+}
 end_attendants() {  # those in the list on standard input, but not this one; $1 is its number
   while read -r a b; do [ "$a" = "$1" ] || { ours "$b" log && [ "$a" -gt 1 ] && kill "$a" "$b"; }; done
 }
 '''
 
 # The job is the program; the keeper ends it, and clears up, when nobody came back for it in time. Their folder is where
-# nobody else can write, if it may be: from /tmp others can take a name that has become free. In the last place, and there
-# only, $BROWSER may not run: then the address has to be printed.
+# nobody else can write, if it may be: from /tmp others can take a name that has become free.
 START = r'''
+tmp=${TMPDIR:-/tmp}
 put() { printf '%s\n' "$2" >"$1" && [ -s "$1" ]; }
 private() {
   case $1 in /*[!A-Za-z0-9._/@+-]*|[!/]*|'') return 1;; esac
@@ -4682,21 +4718,20 @@ private() {
 }
 make_folder() {
   d=$(mktemp -d "$1/codex-login.XXXXXXXXXX") && chmod g-s "$d" && mkdir "$d/bin" && : >"$d/log" && put "$d/job" "$JOB" &&
-    put "$d/keeper" "$KEEPER" && put "$d/bin/browser" "$SHIM" && put "$d/bin/xdg-open" "$SHIM" &&
-    put "$d/bin/open" "$SHIM" && chmod 700 "$d/bin/browser" "$d/bin/xdg-open" "$d/bin/open" && return
-  [ -z "$d" ] || rm -rf "$d"
-  d=
-  return 1
+    put "$d/keeper" "$KEEPER" || return
+  for name in browser xdg-open open; do put "$d/bin/$name" "$SHIM" && chmod 700 "$d/bin/$name" || return; done
 }
-for t in "$XDG_RUNTIME_DIR" "$HOME/.cache"; do
-  private "$t" || continue
-  find "$t/." ! -name . -prune -type d -name 'codex-login.*' -mtime +7 -exec rm -rf {} +      # by a restart left behind
-  make_folder "$t" && { "$d/bin/browser" && break; rm -rf "$d"; d=; }
+for runs in yes no; do      # where $BROWSER can be run, if there is such a place
+  for t in "$XDG_RUNTIME_DIR" "$HOME/.cache" "$tmp" "$HOME/.cache/."; do
+    case $t in */.) t=${t%/.}; mkdir "$t";; esac
+    [ "$t" = "$tmp" ] || private "$t" || continue
+    make_folder "$t" && if [ $runs = yes ]; then "$d/bin/browser"; fi && break 2
+    [ -z "$d" ] || rm -rf "$d"
+    d=
+  done
 done 2>/dev/null
-t=${TMPDIR:-/tmp}
-[ -n "$d" ] || make_folder "$t" 2>/dev/null || { say full "$t"; exit 1; }
-S=setsid
-command -v setsid >/dev/null 2>&1 || { S=; set -m; }
+[ -n "$d" ] || { say full "$tmp"; exit 1; }
+private "$t" && find "$t/." ! -name . -prune -type d -name 'codex-login.*' -mtime +7 -exec rm -rf {} +      # by a restart left behind
 (umask "$U"; trap '' HUP; exec $S sh "$d/job") </dev/null >/dev/null 2>&1 & g=$!
 (trap '' HUP; exec $S sh "$d/keeper" "$g" "$T") </dev/null >/dev/null 2>&1 & k=$!
 echo "$g $k" >"$d/groups"
@@ -4707,6 +4742,7 @@ say started "$d"
 
 JOB = r'''d=${0%/*}
 PATH=$d/bin:$PATH BROWSER=$d/bin/browser; export PATH BROWSER
+"$BROWSER" 2>/dev/null || BROWSER="sh $BROWSER %s"       # nothing runs from this folder
 exec </dev/null >>"$d/log" 2>&1
 { COMMAND
 }
@@ -4717,7 +4753,7 @@ cd "$d" || exit     # so it is this one, whatever has its name at the end
 OURS
 sleep "$2"
 printf '\n@MARK exit 124\n' >>log
-if ours "$1" job; then kill -s TERM -- "-$1"; sleep 2; kill -s KILL -- "-$1"; fi
+if ours "$1" job; then p=$(family "$1"); kill -s TERM -- "-$1" $p; sleep 2; kill -s KILL -- "-$1" $p; fi
 end_attendants $$ <attendants
 rm -rf "$d"'''.replace('OURS', OURS.strip())
 
@@ -4754,16 +4790,17 @@ say started "$d"
 # Follows the log, and does what it is told in single words, until its input ends: then the program goes on alone. But
 # one that nobody said `go` to is ended: whoever started it has left without knowing where it is.
 ATTEND = r'''
+exec 2>/dev/null    # until here, complaints are the account's, and may explain what is wrong with it
 stop() {
   [ -n "$g" ] || return 0
-  i=0
-  kill -s TERM -- "-$g" "$g"
-  while kill -s 0 -- "-$g" && [ $i -lt 10 ]; do i=$((i + 1)); sleep 0.1 || sleep 1; done
-  kill -s KILL -- "-$g" "$g"
+  i=0 p=$(family "$g")
+  kill -s TERM -- "-$g" $p
+  while for q in "-$g" $p; do kill -s 0 -- "$q" && break; done && [ $i -lt 10 ]; do i=$((i + 1)); sleep 0.1 || sleep 1; done
+  kill -s KILL -- "-$g" $p
 }
 clear_up() {
-  [ -z "$k" ] || kill -s KILL -- "-$k" "$k" 2>/dev/null      # by both: it may not have a group of its own yet
-  end_attendants $$ 2>/dev/null <"$d/attendants"      # whose connection is lost do not notice it
+  [ -z "$k" ] || kill -s KILL -- "-$k" $(family "$k")     # by both: it may not have a group, or not yet
+  end_attendants $$ <"$d/attendants"      # whose connection is lost do not notice it
   rm -rf "$d"
 }
 tail -c +1 -f "$d/log" & t=$!
@@ -4772,12 +4809,12 @@ while read -r word; do
   case $word in
     status) s=$("$W" login status 2>&1 </dev/null); r=$?; say status "$r $(printf '%s' "$s" | tail -n 1)";;
     go) known=yes;;
-    stop) stop 2>/dev/null; clear_up; say ended; break;;
+    stop) stop; clear_up; say ended; break;;
     end) clear_up; say ended; break;;
   esac
 done
 kill "$t"
-if [ "$known" != yes ]; then stop 2>/dev/null; clear_up; fi
+if [ "$known" != yes ]; then stop; clear_up; fi
 '''
 
 
@@ -4839,18 +4876,15 @@ class RemoteLogin:
 
     # -- starting and finding again
 
-    def start(self, again=False, also=''):
-        """Start the program, with a PATH that has `also` where that is another one it needs.
-
-        Returns None, or what its status says where a login is present already.
+    def start(self, again=False):
+        """Start the program. Returns None, or what its status says where a login is present already.
 
         Raises Problem: 'not-installed', 'remote'.
         """
         command = self.command
         variables = {
             'N': self.mark, 'W': command.program, 'T': str(self._lifetime + self.GRACE), 'd': '',
-            'LOOK': 'yes' if command.codex and not again else 'no', 'NEEDED': 'yes' if command.codex else 'no',
-            'ALSO': also,
+            'LOOK': 'no' if again else 'yes', 'CODEX': 'yes' if command.codex else 'no',
             'JOB': JOB.replace('MARK', self.mark).replace('COMMAND', command.line),
             'KEEPER': KEEPER.replace('MARK', self.mark), 'SHIM': SHIM.replace('MARK', self.mark)}
         self._lines_seen, self.exited, self._ended = 0, None, False
@@ -4859,8 +4893,10 @@ class RemoteLogin:
         if began.name == 'present':
             return began.text
         if began.name == 'missing':
-            raise Problem('not-installed', f'{command.program} is not installed at {server}: it is not on the PATH '
-                          'of the account, nor of its login shell.', f'Install it there, or name it: {server} /path/to/codex login')
+            missing, _, nor = began.text.partition(' ')
+            needs = '' if missing == command.program else f', which {command.program} needs,'
+            raise Problem('not-installed', f'{missing}{needs} is not installed at {server}: it is not on the PATH of the account, {nor}.',
+                          f'Install it there, set PATH in ~/.profile there, or name it: {server} /path/to/codex login')
         if began.name == 'full':
             raise Problem('remote', f'The temporary folder {began.text} of {server} cannot be written to; '
                           'the disk may be full.', 'Make room there, or in ~/.cache.')
@@ -4874,8 +4910,7 @@ class RemoteLogin:
         None where it is there; else what its status says where somebody is signed in now, or ''. Raises Problem('link').
         """
         self.folder, self.mark = folder, mark
-        variables = {'N': mark, 'W': self.command.program, 'd': folder, 'ALSO': '', 'NEEDED': 'no',
-                     'CODEX': 'yes' if self.command.codex else 'no'}
+        variables = {'N': mark, 'W': self.command.program, 'd': folder, 'CODEX': 'yes' if self.command.codex else 'no'}
         began = self._attend(launcher(variables, FIND_PROGRAM, OURS, FIND_AGAIN, ATTEND))
         return began.text if began.name == 'gone' else None
 
@@ -4911,6 +4946,7 @@ class RemoteLogin:
         return record
 
     def _read(self, channel, began):
+        import logging
         transcript, number, noise, started = Transcript(self.mark), 0, deque(maxlen=3), ''
         while True:
             try:
@@ -4930,6 +4966,7 @@ class RemoteLogin:
                         began.put(item)
                     else:
                         noise.append(item)
+                        logging.getLogger('codex_login').debug('%s says: %s', self._link.settings.alias, item)
                 elif isinstance(item, Record):
                     self._take(item)
                 else:
@@ -5433,7 +5470,6 @@ CODEX_HINTS = (
     (r'already in use|Address in use', 'Another login or program holds the port at the server: end it, or wait.'),
     (r'Login cancelled|Login was not completed', 'Another login at the server ended this one. Start again.'),
     (r'could not be saved locally', 'Look at disk space and permissions of ~/.codex at the server.'),
-    (r"'?node'?: No such file", 'node is not on the PATH of the account: install it, or set PATH in its ~/.profile.'),
     (r'not enabled for this Codex server|Enable device code', 'Sign in without --device-auth, or allow it in the security settings.'),
     (r'restricted to workspace|not enabled for your workspace|login is disabled', 'That is a policy: ask the administrator.'),
 )
@@ -5453,7 +5489,7 @@ class Login:
         self._server = f'{settings.user}@{settings.host}:{settings.port}'
         self._command = make_command(options.command, options.device_auth)
         self._deadline = time.monotonic() + options.timeout
-        self._slept = self._looked_for_node = False
+        self._slept = False
         self._gone_words = None     # where a login under way has ended meanwhile: what its status says
         self._forget_program()
 
@@ -5544,11 +5580,11 @@ class Login:
             self._save()
         return True
 
-    def _start(self, again, also=''):
+    def _start(self, again):
         """Start the program; again where the connection was lost meanwhile: what nobody has seen start is ended there."""
         while True:
             with self._another_try():
-                return self._remote.start(again, also)
+                return self._remote.start(again)
             self._forget_program()
 
     @contextlib.contextmanager
@@ -5775,12 +5811,6 @@ class Login:
             time.sleep(0.05)
             return self._inbox.put(('exit', status))
         words = [harmless(line) for line in self._held if line.strip()]
-        if status == 127 and any('node' in line and 'No such file' in line for line in words) and not self._looked_for_node:
-            self._looked_for_node = True
-            self._remote.end()
-            self._forget_program()
-            self._start(again=True, also='node')
-            return self._save()
         if status == 0 and self._command.codex:
             signed_in, said = self._remote.signed_in()
             if not signed_in:
@@ -5802,6 +5832,7 @@ class Login:
         said = [line for line in words if not re.match('Starting local login|If your browser|On a remote or|WARNING', line)]
         text = '\n'.join(said)
         hint = next((hint for pattern, hint in CODEX_HINTS if re.search(pattern, text)),
+                    'What it needs is not on the PATH of the account: install it, or set PATH in its ~/.profile.' if status == 127 else
                     'Correct that at the server, then start again.')
         return Problem('remote', f'codex login at {self._settings.alias} failed: {text[-1000:] or f"status {status}"}',
                        hint, status)

@@ -976,20 +976,16 @@ def test_codex_that_is_not_installed(run, server):
     assert 'codex' in error['message'] and '127.0.0.1' in error['message'] and 'nstall' in error['hint']
 
 
-def test_node_that_is_missing_is_looked_for_and_then_named(run, server):
-    server.bin.joinpath('codex').write_text(
-        "#!/bin/sh\necho \"/usr/bin/env: 'node': No such file or directory\" >&2\nexit 127\n")
-    error = failure(run(), status=127, kind='remote')
-    assert "'node'" in error['message'] and 'node' in error['hint'] and '.profile' in error['hint']
-
-
-def test_node_that_only_the_login_shell_has_is_found(run, server):
+@pytest.mark.parametrize('codex, profile', [
+    ('#!/usr/bin/env node', 'PATH=$HOME/node-bin:$PATH'),
+    ('#!/usr/bin/env node', 'case $- in *i*) PATH=$HOME/node-bin:$PATH;; esac'),
+    ('#!/bin/sh\nexec node "$0" "$@"', 'PATH=$HOME/node-bin:$PATH')], ids=['login', 'interactive', 'wrapper'])
+def test_node_that_only_the_login_shell_has_is_found(run, server, codex, profile):
     real = server.install('codex', server.folder / 'real')
-    server.bin.joinpath('codex').write_text(
-        f'#!/bin/sh\ncommand -v node >/dev/null && exec {real} "$@"\n'
-        """echo "/usr/bin/env: 'node': No such file or directory" >&2; exit 127\n""")
-    server.install('node', server.home / 'node-bin')
-    (server.home / '.profile').write_text('PATH=$HOME/node-bin:$PATH\n')
+    server.bin.joinpath('codex').write_text(codex + '\n')
+    node = server.install('node', server.home / 'node-bin')
+    node.write_text(f'#!/bin/sh\nshift; exec {real} "$@"\n')
+    (server.home / '.profile').write_text(f'PATH={server.bin}\n{profile}\n')
     # All the tools that sessions have, but for a node that this machine may have for everybody.
     places = embedded.SYSTEM_PATH.split(':')
     tools = {tool: Path(place, tool) for place in places for tool in os.listdir(place)}

@@ -11,12 +11,9 @@ import sshd
 from harness import Browser, Home, Script
 from oracle import Oracle
 from sshd import Sshd
+from waiting import until
 
 pytestmark = pytest.mark.skipif(bool(why := sshd.missing() or oracle_module.missing()), reason=str(why))
-
-
-def fault(name):
-    return pytest.mark.xfail(reason=name, strict=True, raises=AssertionError)
 
 
 class Place:
@@ -35,10 +32,10 @@ class Place:
         done = self.oracle.ask_ssh(*self.words, command)
         return done.stdout.decode(), done.stderr.decode(), done.returncode
 
-    def login(self, *command, patience=20.0):
-        """Sign codex in as a person would; the events' names, and the script itself."""
+    def login(self, *command):
+        """Sign codex in as a person would; the events' names."""
         with Script(self.home, *self.words, *command) as script:
-            address = script.wait_for('sign-in', timeout=patience)['url']
+            address = script.wait_for('sign-in')['url']
             page = Browser(address).sign_in()
             assert page.status == 200 and 'Signed in' in page.text
             assert script.wait() == 0
@@ -84,12 +81,12 @@ def test_an_account_whose_start_file_leaves_a_job_that_holds_the_output(place):
 
 
 @of_kind(start={'.profile': 'PATH=/run/lab/elsewhere:$PATH; sleep 120 &'})
-@fault('a job that the login shell leaves holds the pipe that PATH comes through')
 def test_a_login_shell_that_leaves_a_job_and_alone_knows_where_codex_is(place):
     place.server.hide('codex')
     assert place.ssh('command -v codex')[2] == 1
     assert place.ssh('bash -lc "command -v codex; until pkill -x sleep; do :; done"')[0] == '/run/lab/elsewhere/codex\n'
-    place.login(patience=3)     # once mended: as patient as the others
+    assert 'signed-in' in place.login()
+    assert place.server.run('pgrep -x sleep')           # and not because that had ended
 
 
 @of_kind(start={'.bashrc': 'read -p "Start a session? [y/N] " answer; echo "answer: $answer"'})
@@ -103,7 +100,6 @@ TMUX = '[ -n "$TMUX" ] || exec sh -c "echo open terminal failed: not a terminal 
 
 
 @of_kind(start={'.bashrc': TMUX})
-@fault('what an account says on standard error before it ends is not told')
 def test_an_account_that_goes_into_another_program_is_told_what_that_said(place):
     assert place.ssh('echo in') == ('', 'open terminal failed: not a terminal\n', 1)
     with Script(place.home, *place.words) as script:
@@ -113,12 +109,87 @@ def test_an_account_that_goes_into_another_program_is_told_what_that_said(place)
     assert 'open terminal failed: not a terminal' in error['message']
 
 
+@of_kind(start={'.profile': 'export CODEX_HOME=$HOME/elsewhere HTTPS_PROXY="http://proxy.example:3128/?a=b c"'})
+def test_what_only_the_login_shell_exports_is_had_by_codex_as_well(place):
+    assert place.ssh('echo $CODEX_HOME$HTTPS_PROXY')[0] == '\n'
+    assert 'signed-in' in place.login()
+    assert (place.server.home / 'elsewhere/auth.json').exists() and not (place.server.home / '.codex').exists()
+    place.server.add_program('codex', '#!/bin/sh\necho "by $HTTPS_PROXY"; exit 1\n')
+    with Script(place.home, '--again', *place.words) as script:
+        assert 'by http://proxy.example:3128/?a=b c' in script.wait_for('error')['message']
+
+
+@of_kind(shell='tcsh', start={'.login': 'setenv CODEX_HOME $HOME/elsewhere'})
+def test_what_only_the_login_shell_exports_is_had_from_a_shell_of_another_kind(place):
+    assert 'signed-in' in place.login()
+    assert (place.server.home / 'elsewhere/auth.json').exists()
+
+
+ASKS_FOR_EVER = 'while read -p "Start a session? [y/n] " answer || :; do case $answer in y|n) break;; esac; done'
+
+
+@of_kind(start={'.profile': ASKS_FOR_EVER})
+def test_a_login_shell_that_asks_until_it_is_answered(place):
+    assert 'signed-in' in place.login()
+    assert place.server.leftovers() == []
+
+
+@of_kind(start={'.profile': ASKS_FOR_EVER})
+def test_a_login_shell_that_says_nothing_is_not_said_to_have_no_codex(place):
+    place.server.hide('codex')
+    with Script(place.home, '-v', *place.words) as script:
+        error = script.wait_for('error')
+        assert script.wait() == 255 and error['kind'] == 'not-installed'
+    assert 'codex is not installed at 127.0.0.1' in error['message'] and 'does not say' in error['message']
+    assert '/bin/bash -lc env: PATH=\n' in script.stderr, 'what was seen, under -v'
+    assert place.server.leftovers() == []
+
+
+@of_kind()
+def test_where_codex_was_looked_for_is_shown_under_v(place):
+    place.server.hide('codex')
+    with Script(place.home, '-v', *place.words) as script:
+        error = script.wait_for('error')
+    assert 'nor of its login shell' in error['message']
+    assert '/bin/bash -lc env: PATH=/' in script.stderr
+
+
+@pytest.mark.parametrize('line', ['#!/usr/bin/env node', '#!/usr/bin/env -S A=b node --flag', '#!/opt/elsewhere/node'])
+@of_kind()
+def test_node_that_is_missing_is_known_by_the_programs_first_line(place, line):
+    place.server.add_program('codex', line + '\nneeds it\n')
+    place.server.run('mkdir -p /run/lab/less; ln -s /usr/bin/* /run/lab/less; rm -f /run/lab/less/node')
+    place.server.environment['PATH'] = '/run/lab/bin:/run/lab/less'
+    (place.server.home / '.profile').write_text('PATH=/run/lab/bin:/run/lab/less\n')
+    with Script(place.home, *place.words) as script:
+        error = script.wait_for('error')
+        assert script.wait() == 255 and error['kind'] == 'not-installed'
+    assert 'node, which codex needs, is not installed at 127.0.0.1' in error['message'] and '.profile' in error['hint']
+    assert place.server.leftovers() == []
+
+
+@of_kind()
+def test_something_that_codex_misses_is_told_in_whatever_language_by_its_status(place):
+    place.server.add_program('codex', '#!/bin/sh\necho "/usr/bin/env: »node«: Datei oder Verzeichnis nicht gefunden" >&2; exit 127\n')
+    with Script(place.home, *place.words) as script:
+        error = script.wait_for('error')
+        assert script.wait() == 127
+    assert '»node«: Datei oder Verzeichnis' in error['message'] and 'PATH' in error['hint'] and '.profile' in error['hint']
+    assert place.server.leftovers() == []
+
+
 # --- What is not there --------------------------------------------------------------------------------------
 
 @of_kind(tmp='full')
-def test_a_full_tmp_is_named(place):
+def test_a_full_tmp_is_done_without(place):
     out, error, status = place.ssh('echo much >/tmp/more')
     assert status and 'No space left on device' in error
+    assert 'signed-in' in place.login()
+    assert place.server.leftovers() == []
+
+
+@of_kind(tmp='full', home_is='missing')
+def test_a_server_where_nothing_can_be_written_is_told_so(place):
     with Script(place.home, *place.words) as script:
         error = script.wait_for('error')
         assert '/tmp' in error['message'] and error['hint'] and script.wait() == 255
@@ -133,11 +204,22 @@ def test_a_tmp_that_nothing_can_be_run_from(place):
 
 
 @of_kind(tmp='noexec')
-@fault('what stands in for the browser lies where nothing can be run from')
 def test_an_address_that_only_the_browser_is_handed_where_tmp_cannot_run_anything(place):
     place.server.environment['STAND_IN_MOOD'] = 'hands'
     with Script(place.home, *place.words) as script:
-        script.wait_for('sign-in', timeout=3)       # once mended: as patient as the others
+        assert Browser(script.wait_for('sign-in')['url']).sign_in().status == 200
+        assert script.wait() == 0
+    assert place.server.leftovers() == []
+    assert 'codex-login' not in place.server.run('ls -R /run/lab/home/.cache')
+
+
+@of_kind(tmp='noexec', home_is='missing')
+def test_an_address_that_only_the_browser_is_handed_where_nothing_can_be_run_at_all(place):
+    place.server.environment.update(STAND_IN_MOOD='hands', CODEX_HOME='/run/lab/codex-home')
+    with Script(place.home, *place.words) as script:
+        assert Browser(script.wait_for('sign-in')['url']).sign_in().status == 200
+        assert script.wait() == 0
+    assert place.server.leftovers() == []
 
 
 @of_kind(without=['setsid'])
@@ -147,10 +229,29 @@ def test_a_server_without_setsid(place):
 
 
 @of_kind(without=['setsid'])
-@fault('what was to end the program in time is left behind where there is no setsid')
 def test_nothing_is_left_at_a_server_without_setsid(place):
     place.login()
-    assert place.server.leftovers(patience=2) == []
+    assert place.server.leftovers() == []
+
+
+@of_kind(without=['setsid'])
+def test_ctrl_c_ends_the_program_and_all_that_it_started_where_there_is_no_setsid(place):
+    place.server.add_program('starts', '#!/bin/sh\nsleep 3001 & sh -c "sleep 3002; :" & echo here; wait\n')
+    with Script(place.home, *place.words, 'starts') as script:
+        script.wait_for('output', text='here')
+        until(lambda: all(place.server.run(f'pgrep -f "sleep {number}" || :') for number in (3001, 3002)))
+        script.interrupt()
+        assert script.wait() == 130
+    assert place.server.leftovers() == []
+
+
+@of_kind(without=['setsid'])
+def test_what_nobody_comes_back_for_is_ended_in_time_where_there_is_no_setsid(place):
+    place.server.add_program('starts', '#!/bin/sh\nsleep 3001 & echo here; wait\n')
+    with Script(place.home, '--timeout', '1', *place.words, 'starts') as script:
+        script.wait_for('output', text='here')
+        script.kill()
+    assert place.server.leftovers(patience=60) == []
 
 
 @of_kind(home_is='missing')

@@ -295,7 +295,7 @@ def test_a_server_that_forwards_nothing_says_so_before_anybody_signs_in(make_pho
 
 def test_a_full_temporary_folder_is_named(make_phone):
     phone = make_phone(tmp_size='64k')
-    phone.lab.server_run(['sh', '-c', 'head -c 100000 /dev/zero >/tmp/much'])
+    phone.lab.server_run(['sh', '-c', 'head -c 100000 /dev/zero >/tmp/much; echo no folder >/home/kim/.cache'])
     error = failure(phone.run(), kind='remote')
     assert '/tmp' in error['message'] and 'full' in error['message'] and error['hint']
     assert phone.left() == ['file /tmp/much']
@@ -324,8 +324,8 @@ def without_node(make_phone, profile):
 
 def test_node_that_is_missing_is_named(make_phone):
     phone = without_node(make_phone, 'PATH=$HOME/bin')
-    error = failure(phone.run(), status=127, kind='remote')
-    assert 'node' in error['message'] and 'node' in error['hint'] and '.profile' in error['hint']
+    error = failure(phone.run(), kind='not-installed')
+    assert 'node, which codex needs, is not installed' in error['message'] and '.profile' in error['hint']
     assert phone.left() == []
 
 

@@ -947,7 +947,7 @@ class Account:
     def run(self, *pieces, words='', enter=(), **variables):
         """What the launcher says, record by record; `kill` only takes notes here, but of what follows the log."""
         notes = f'kill() {{ if [ "$*" = "$t" ]; then command kill "$t"; else printf "%s\\n" "$*" >>{self.kills}; fi; return 1; }}'
-        text = codex_login.launcher({'N': MARK, 'W': 'sh', 'ALSO': '', 'NEEDED': 'no', 'CODEX': 'no', **variables}, notes, *pieces)
+        text = codex_login.launcher({'N': MARK, 'W': 'sh', 'CODEX': 'no', **variables}, notes, *pieces)
         places = {'HOME': str(self.home), 'TMPDIR': str(self.tmp), 'XDG_RUNTIME_DIR': str(self.runtime)}
         with subprocess.Popen([*enter, *self.shell], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               env={**places, 'PATH': os.environ['PATH']}) as shell:
@@ -961,7 +961,7 @@ class Account:
     def start(self, enter=()):
         """The folder that a program is started in, by the launcher itself."""
         texts = {name: getattr(codex_login, name).replace('MARK', MARK).replace('COMMAND', 'true') for name in ('JOB', 'KEEPER', 'SHIM')}
-        word, = self.run(codex_login.OURS, codex_login.START, enter=enter, T='0' if enter else '60', d='', **texts)
+        word, = self.run(codex_login.FIND_PROGRAM, codex_login.OURS, codex_login.START, enter=enter, T='0' if enter else '60', d='', **texts)
         folder = Path(word.removeprefix(FOUND))
         if not enter:
             keeper = int((folder / 'groups').read_text().split()[1])
@@ -1117,8 +1117,15 @@ def test_a_place_from_which_nothing_runs_is_passed_over(shell_account):
     if subprocess.run([*mount, 'true']).returncode:
         pytest.skip('no mounts here')
     assert shell_account.start(enter=mount).parent == shell_account.tmp
-    shell_account.tmp = shell_account.runtime       # all there is: then the program's address has to be printed
+    shell_account.tmp = shell_account.runtime
+    assert shell_account.start(enter=mount).parent == shell_account.home / '.cache'
+    shell_account.home = shell_account.home / 'not there'           # all there is: then $BROWSER has a form of its own
     assert shell_account.start(enter=mount).parent == shell_account.runtime
+
+
+def test_a_session_that_is_not_told_its_shell_asks_the_one_that_every_system_has(shell_account):
+    words, = shell_account.run(codex_login.FIND_PROGRAM, codex_login.LOOK_FOR_LOGIN, W='no-such-program', CODEX='yes', LOOK='yes')
+    assert words == f'@{MARK} missing no-such-program nor of its login shell'
 
 
 def test_what_a_restart_of_the_server_left_is_cleared_up_a_week_later(shell_account):
