@@ -99,6 +99,12 @@ _taker()
 """
 
 
+def started_with(path, *harms):
+    """The path of a program that runs the script under these harms."""
+    path.write_text(''.join(harm.harm for harm in harms) + RUN)
+    return path
+
+
 class _Harm:
     """A program that harms the script, and the piece of memory that both look at."""
     TEXT = ''
@@ -109,8 +115,8 @@ class _Harm:
         file.write_bytes(bytes(16))
         with file.open('r+b') as shared:
             self._shared = mmap.mmap(shared.fileno(), 16)
-        self.script = pathlib.Path(folder) / f'with_{name}.py'
-        self.script.write_text(self.TEXT.format(file=str(file)) + RUN)
+        self.harm = self.TEXT.format(file=str(file))
+        self.script = started_with(pathlib.Path(folder) / f'with_{name}.py', self)
 
 
 class Clocks(_Harm):
@@ -135,8 +141,12 @@ class Taker(_Harm):
     def take(self, script, how):
         """Take all that it has now: 'readable' (for ever, with nobody to accept), or 'gone' (nothing is ever heard of it)."""
         before = self._count(8)
-        os.kill(script.process.pid, self.HOW[how])
+        self.ask(script, how)
         until(lambda: self._count(8) > before, 'listeners are taken')
+
+    def ask(self, script, how):
+        """The same without waiting for it: a script that is stopped loses them when it wakes up."""
+        os.kill(script.process.pid, self.HOW[how])
 
     def accepts(self):
         """How often a listener that is readable for ever was asked to accept."""
