@@ -3,6 +3,7 @@
 
     python3 tests/tools/bench.py forwards     -L beside OpenSSH's client, sshtunnel, asyncssh and naive paramiko
     python3 tests/tools/bench.py login        from start to "address shown" beside ssh
+    python3 tests/tools/bench.py quick        a little of both beside ssh, as ratios: under two minutes
 
 A benchmark, not a test: machines differ, so read the columns of one run against each other.
 """
@@ -140,10 +141,10 @@ OPENSSH = ['ssh', '-F', 'none', '-N', '-p', '{port}', '-i', '{key}', '-o', 'User
 PLACES = ['{port}', '{user}', '{key}', '{known_hosts}', '{here}', '{target}']
 
 
-def forward_clients(also):
-    """Name and command of each client; the command is None where the client is missing."""
+def forward_clients(also, only):
+    """Name and command of each client, or of those in `only`; the command is None where the client is missing."""
     def python(name, program, *packages):
-        found = environment(name, *packages)
+        found = (not only or name in only) and environment(name, *packages)
         return found and [found, '-c', program, *PLACES]
 
     ssh = shutil.which('ssh')
@@ -153,10 +154,11 @@ def forward_clients(also):
         'its aes128-gcm': ssh and [*OPENSSH[:-1], '-c', 'aes128-gcm@openssh.com', OPENSSH[-1]],
         'sshtunnel': python('sshtunnel', SSHTUNNEL, 'sshtunnel', 'paramiko<4'),
         'asyncssh': python('asyncssh', ASYNCSSH, 'asyncssh'),
-        "like paramiko's demo": python('paramiko', NAIVE, 'paramiko'),
+        'paramiko': python('paramiko', NAIVE, 'paramiko'),
     }
     added = (entry.partition('=') for entry in also)
-    return {**{name: command.split() for name, _, command in added}, **clients}
+    clients = {**{name: command.split() for name, _, command in added}, **clients}
+    return {name: command for name, command in clients.items() if not only or name in only}
 
 
 class Client:
@@ -293,14 +295,14 @@ class Client:
         return self.cpu() - cpu, sum(count - wake_ups.get(thread, count) for thread, count in now.items())
 
 
-def measure_client(command, sshd, target, found):
+def measure_client(command, sshd, target, found, sizes, idle):
     """One round with one client, as name and figure into `found`."""
     def note(name, figure):
         found.setdefault(name, []).append(figure)
 
     with contextlib.closing(Client(command, sshd, target)) as client:
         note('first byte', client.first_byte)
-        for size in SIZES:
+        for size in sizes:
             note(f'down {size}', client.rate(client.get, size * MEBI))
             note(f'up {size}', client.rate(client.put, size * MEBI))
         whole, end = client.small_gets(200)
@@ -310,22 +312,22 @@ def measure_client(command, sshd, target, found):
         note('half-close', client.half_close())
         note('memory', client.resident())
         if 'idle' not in found:
-            note('idle', client.idle(IDLE))
+            note('idle', client.idle(idle))
     refusing = Client(command, sshd, free_port(), ready=lambda client: can_connect(client.port))
     with contextlib.closing(refusing) as client:
         client.refused()        # while it is still connecting, perhaps
         note('refused', client.refused() * 1000)
 
 
-SIZES = 64, 256     # MiB
-IDLE = 10           # s
+SIZES, IDLE = (64, 256), 10         # MiB, s
+QUICK_SIZES, QUICK_IDLE = (64,), 5
 
 
 def percentile(values, share):
     return sorted(values)[int(share * (len(values) - 1))]
 
 
-def forward_rows(results):
+def forward_rows(results, sizes, idle):
     """The table: for each figure its name and a cell for each client."""
     middle = statistics.median
 
@@ -339,41 +341,75 @@ def forward_rows(results):
     figures = [
         ('start to first byte, ms', 'first byte', lambda found: f'{middle(found):.0f}'),
         *((f'{way} {size} MiB, MiB/s (CPU s)', f'{way} {size}', rate)
-          for size in SIZES for way in ('down', 'up')),
+          for size in sizes for way in ('down', 'up')),
         ('GET to its last byte, ms, p50 / p95', 'get', times),
         ('GET to its end of file, ms, p50 / p95', 'end', times),
         ('200 at once: right, s', 'at once', lambda found: f'{min(right for right, _ in found)}, '
                                                             f'{middle(taken for _, taken in found):.2f}'),
         ('half-close', 'half-close', lambda found: 'yes' if all(found) else 'no'),
         ('refused, ms', 'refused', lambda found: f'{middle(found):.1f}'),
-        (f'{IDLE} s idle: wake-ups, CPU s', 'idle', lambda found: f'{found[0][1]}, {found[0][0]:.2f}'),
+        (f'{idle} s idle: wake-ups, CPU s', 'idle', lambda found: f'{found[0][1]}, {found[0][0]:.2f}'),
         ('memory, MiB', 'memory', lambda found: f'{middle(found):.0f}'),
     ]
     return [(title, [show(found[name]) if found.get(name) else '-' for found in results.values()])
             for title, name, show in figures]
 
 
-def bench_forwards(options):
-    """Measure each client a few times, in turns, and print the table."""
-    clients = forward_clients(options.also)
-    clients = {name: command for name, command in clients.items() if not options.only or name in options.only}
+def forward_ratios(ours, theirs, sizes):
+    """Rows of a table: for each figure one client's share of the other's, and which of the two is better at it."""
+    middle = statistics.median
+
+    def of(name, figure=lambda values: values, best=min):
+        mine, other = figure(ours[name]), figure(theirs[name])
+        ratio = mine / other if other else float('inf') if mine else 1.0
+        return f'{ratio:.2f}', 'lower is better' if best is min else 'higher is better'
+    rates, cpus = (lambda pairs: middle(rate for rate, _ in pairs)), (lambda pairs: middle(cpu for _, cpu in pairs))
+    return [
+        ('start to first byte', of('first byte', middle)),
+        *((f'{way} {size} MiB: rate', of(f'{way} {size}', rates, max)) for size in sizes for way in ('down', 'up')),
+        *((f'{way} {size} MiB: CPU', of(f'{way} {size}', cpus)) for size in sizes for way in ('down', 'up')),
+        ('GET to its end of file, median', of('end', lambda rounds: middle(map(middle, rounds)))),
+        ('200 at once: right', of('at once', lambda found: min(right for right, _ in found), max)),
+        ('200 at once: time', of('at once', lambda found: middle(taken for _, taken in found))),
+        ('memory', of('memory', middle)),
+        ('wake-ups while idle', of('idle', lambda found: found[0][1])),
+    ]
+
+
+def compare_forwards(rounds, only=(), also=(), sizes=SIZES, idle=IDLE):
+    """Measure each client a few times, in turns; all of them, and what was found of each."""
+    clients = forward_clients(also, only)
     results, target = {name: {} for name in clients}, free_port()
     server = subprocess.Popen([sys.executable, '-c', TARGET, str(target)])
     try:
         until(lambda: can_connect(target), 'the target listens')
         with Sshd() as sshd:
-            for number in range(options.rounds):
+            for number in range(rounds):
                 for name, command in clients.items():
                     if command:
-                        print(f'round {number + 1} of {options.rounds}: {name}', file=sys.stderr)
+                        print(f'round {number + 1} of {rounds}: {name}', file=sys.stderr)
                         try:
-                            measure_client(command, sshd, target, results[name])
+                            measure_client(command, sshd, target, results[name], sizes, idle)
                         except (OSError, AssertionError) as error:
                             print(f'    {error}', file=sys.stderr)
     finally:
         server.kill()
         server.wait()
-    table(clients, forward_rows(results))
+    return clients, results
+
+
+def show_ratios(results, sizes):
+    """Print the ratios of this script to OpenSSH, where both were measured."""
+    if results.get('ours', {}).get('idle') and results.get('OpenSSH', {}).get('idle'):
+        table(['ratio', ''], forward_ratios(results['ours'], results['OpenSSH'], sizes), 'ours to OpenSSH')
+
+
+def bench_forwards(options):
+    """Measure each client a few times, in turns, and print the table."""
+    clients, results = compare_forwards(options.rounds, options.only or (), options.also)
+    table(clients, forward_rows(results, SIZES, IDLE))
+    print()
+    show_ratios(results, SIZES)
     for name, command in clients.items():
         if not command:
             print(f'{name}: missing here')
@@ -381,7 +417,19 @@ def bench_forwards(options):
             print(f'{name}: did not work')
 
 
-# --- Command line -------------------------------------------------------------------------------------------
+def bench_quick(options):
+    """A little of both halves, beside ssh."""
+    _, results = compare_forwards(2, ('ours', 'OpenSSH'), sizes=QUICK_SIZES, idle=QUICK_IDLE)
+    show_ratios(results, QUICK_SIZES)
+    print()
+    import lab
+    missing = lab.missing_parts()
+    if missing:
+        print(f'login: this needs {missing[0][0]}: {missing[0][1]}')
+    else:
+        options.rounds = 3
+        bench_login(options)
+
 
 # --- Login --------------------------------------------------------------------------------------------------
 
@@ -393,8 +441,15 @@ sys.path.insert(0, os.path.dirname(sys.argv[2]))
 import codex_login as script
 spent = {'Python and the script': time.time() - began}
 
-def timed(owner, name, stage):
-    function = getattr(owner, name)
+def timed(stage, *names):
+    # The first of these names that the script has; a stage whose names it has not is part of the rest.
+    for owner, _, name in (dotted.rpartition('.') for dotted in names):
+        owner = getattr(script, owner, None) if owner else script
+        function = getattr(owner, name, None)
+        if function:
+            break
+    else:
+        return
     def run(*args, **kwargs):
         at = time.time()
         try:
@@ -403,11 +458,11 @@ def timed(owner, name, stage):
             spent[stage] = spent.get(stage, 0) + time.time() - at
     setattr(owner, name, run)
 
-timed(script, 'load_paramiko', 'paramiko, under the TCP connection')
-timed(script.Dialling, 'socket', 'TCP connection, what is left of it')
-timed(script.Hop, '_shake_hands', 'key exchange')
-timed(script.Credentials, 'use', 'authentication')
-timed(script.RemoteLogin, 'start', 'launcher')
+timed('paramiko, under the TCP connection', 'load_paramiko')
+timed('TCP connection, what is left of it', 'Dialling.socket')
+timed('key exchange', 'Hop._shake_hands', 'shake_hands')
+timed('authentication', 'Credentials.use', 'Authentication.run')
+timed('launcher', 'RemoteLogin.start', 'Program.start')
 
 class Report(script.JsonReport):
     def tell(self, event, **fields):
@@ -439,7 +494,7 @@ def bench_login(options):
                                            signal.SIGKILL))
             place.end_at_server('codex')
             staged = place.phone_run([sys.executable, '-c', STAGES, str(time.time()), SCRIPT, *arguments])
-            stages.append(json.loads(staged.stderr.strip().splitlines()[0]))
+            stages.append(json.loads(next(line for line in staged.stderr.splitlines() if line.startswith('{'))))
     ours, theirs, stages = ours[1:], theirs[1:], stages[1:]        # the first round warms caches
     ratio = statistics.median(one / other for one, other in zip(ours, theirs))
     table(['ms'], [('codex_login.py: address shown', [f'{1000 * statistics.median(ours):.0f}']),
@@ -478,6 +533,7 @@ def main():
     login = halves.add_parser('login', help='from the start to "address shown", beside ssh')
     login.add_argument('--rounds', type=int, default=11, help='the table shows their medians (default 11)')
     login.set_defaults(run=bench_login)
+    halves.add_parser('quick', help='a little of both beside ssh, as ratios').set_defaults(run=bench_quick)
     options = parser.parse_args()
     options.run(options)
 
