@@ -23,6 +23,7 @@ import collections
 import contextlib
 import errno
 import hashlib
+import heapq
 import io
 import itertools
 import os
@@ -122,6 +123,9 @@ class Box:
     def __len__(self):
         return len(self._items)
 
+    def __bool__(self):
+        return True         # an empty one, too
+
 
 _started = set()
 
@@ -160,6 +164,123 @@ def join_started(limit=1.0):
         if thread.is_alive():
             import logging
             logging.getLogger('codex_login').debug('%s is still at work', thread.name)
+
+
+class Moment:
+    """What a Board is to do at a time; until then it can be called off."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def cancel(self):
+        self.function = None
+
+
+class Board:
+    """One thread that waits for sockets and moments, and does in turns what is to be done then.
+
+    What it is given to do must not wait. What it raises is said under -v, and ends nothing but itself. Its clock counts waking
+    seconds: what the process sleeps away is no part of any limit.
+    """
+    SLEPT = 1.0             # s by which a look may come too late, and still count as waking time
+
+    def __init__(self):
+        self._selector = selectors.DefaultSelector()
+        self._calls, self._last, self._moments, self._numbers = deque(), {}, [], itertools.count()
+        self._bell, self._button = socket.socketpair()
+        self._button.setblocking(False)
+        self._selector.register(self._bell, selectors.EVENT_READ, self._rung)
+        self._now, self._looked = 0.0, elapsed()
+        self._asleep, self._closed, self._thread, self._buffer = False, False, None, None
+
+    def start(self):
+        """Begin. Until then, what is asked for waits."""
+        start(self._run)
+
+    def watch(self, sock, events, function):
+        """Call function(events) when `sock` is ready for `events` (selectors'), again and again; no events: never. On the board only."""
+        known = self._selector.get_map().get(sock)
+        if known and not events:
+            self._selector.unregister(sock)
+        elif known:
+            self._selector.modify(sock, events, function)
+        elif events:
+            self._selector.register(sock, events, function)
+
+    def call(self, function):
+        """Do something in the next turn; from any thread."""
+        self._calls.append(function)
+        if self._asleep:
+            with contextlib.suppress(OSError):      # rung already, or closed
+                self._button.send(b'!')
+
+    def at_the_end(self, function):
+        """Do something at the end of this turn, once however often it is asked for; on the board only."""
+        self._last[function] = None
+
+    def after(self, seconds, function):
+        """The Moment, `seconds` from now, at which something is done; from any thread."""
+        moment = Moment(function)
+        self.call(lambda: heapq.heappush(self._moments, (self._now + seconds, next(self._numbers), moment)))
+        return moment
+
+    @property
+    def here(self):
+        """Whether this is the board's own thread."""
+        return self._thread == threading.get_ident()
+
+    def buffer(self, size):
+        """A piece of memory that is used again in the next turn; the same size each time, in bytes."""
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(size))
+        return self._buffer
+
+    def close(self):
+        """Do what was asked for until now, and then nothing any more."""
+        self.call(self._close)
+
+    def _close(self):
+        self._closed = True
+
+    def _rung(self, _):
+        self._bell.recv(1024)
+
+    def _run(self):
+        self._thread = threading.get_ident()
+        while not self._closed:
+            self._turn()
+        self._selector.close()
+        self._bell.close()
+        self._button.close()
+
+    def _turn(self):
+        self._asleep = True             # before the look at the calls: whoever adds one now rings
+        while self._moments and not self._moments[0][2].function:
+            heapq.heappop(self._moments)
+        wait = 0 if self._calls else max(0.0, self._moments[0][0] - self._now) if self._moments else None
+        ready = self._selector.select(wait)
+        self._asleep = False
+        now = elapsed()
+        self._now += min(now - self._looked, (wait or 0) + self.SLEPT)
+        self._looked = now
+        for key, events in ready:
+            self._do(key.data, events)
+        for _ in range(len(self._calls)):
+            self._do(self._calls.popleft())
+        while self._moments and self._moments[0][0] <= self._now:
+            function = heapq.heappop(self._moments)[2].function
+            if function:
+                self._do(function)
+        while self._last:
+            self._do(self._last.popitem()[0])
+
+    @staticmethod
+    def _do(function, *arguments):
+        try:
+            function(*arguments)
+        except Exception as error:
+            import logging
+            logging.getLogger('codex_login').debug('%r ended by %r', function, error, exc_info=True)
 
 
 def take(inbox, limit):
@@ -2411,15 +2532,14 @@ def _nacl_stand_in():
 
 # ---- transports ------------------------------------------------------------------------------------
 
-def new_transport(sock):
+def new_transport(sock, board=None):
     """A paramiko Transport over `sock`, not started, that offers only what is strong today."""
     paramiko = load_paramiko()
-    stream = SshStream(sock)
+    stream = SshStream(sock, board)
     if _is_old(paramiko):
         transport = _old_transport_class(paramiko)(stream)
     else:
         transport = _transport_class(paramiko)(stream, disabled_algorithms={'pubkeys': ['ssh-rsa', 'ssh-dss']})
-    keep_to_windows(transport)
     offer = transport.get_security_options()
     offer.kex = _strong(offer.kex)
     offer.key_types = _strong(offer.key_types)
@@ -2428,23 +2548,11 @@ def new_transport(sock):
     return transport
 
 
-def keep_to_windows(transport):
-    """Have the connection end where a server sends more than a channel's window allows: paramiko would keep all of it."""
-    def bounded(feed):
-        def fed(channel, message):
-            feed(channel, message)
-            if len(channel.in_buffer) + len(channel.in_stderr_buffer) > channel.in_window_size:
-                raise load_paramiko().SSHException('the server sends more than was asked for')
-        return fed
-    table = transport._channel_handler_table
-    transport._channel_handler_table = {**table, **{number: bounded(table[number]) for number in (94, 95)}}
-
-
 LOST = (OSError, EOFError)      # what a channel's calls raise where its connection ends
 
 
 class SshStream:
-    """What a Transport runs over: a socket or a jump host's channel, read in large pieces.
+    """What a Transport runs over: a socket, or a Channel to the next server. To send takes no time: what does not leave at once waits here.
 
     `beginning` is what came first, for the case that it was not SSH; `heard` says when something came last, as elapsed();
     `round_trip` how many seconds its opening took.
@@ -2452,20 +2560,35 @@ class SshStream:
     PIECE = 256 * 1024      # paramiko reads each packet in two small parts; the system is asked for many at once
     LARGEST = 256 * 1024    # bytes of a packet, as sshd allows; paramiko would gather as many as a server announces
     BEGINNING = 200
+    ENOUGH = 256 * 1024     # bytes that wait, from which on nobody adds any who can help it
+    PARTS = 64              # packets that leave together
 
-    def __init__(self, below):
-        self._below = below
+    def __init__(self, below, board=None):
+        self._below, self._board = below, board
+        self._is_socket = isinstance(below, socket.socket)
         self._unread = memoryview(b'')
         self.beginning, self.heard, self.round_trip = b'', elapsed(), 0.0
-        self._lock, self._reading, self._closing = threading.Lock(), False, False
-        self._quick_ack = isinstance(below, socket.socket) and hasattr(socket, 'TCP_QUICKACK')
-        if isinstance(below, socket.socket):
+        self.before_waiting = lambda: None      # what the reader does before it waits for more
+        self.room_again = lambda: None          # called when there is room again
+        self._reading, self._closing, self._timeout = False, False, None
+        self._lock, self._pending, self._size, self._watched, self._was_full = threading.Lock(), deque(), 0, False, False
+        self._quick_ack = self._is_socket and hasattr(socket, 'TCP_QUICKACK')
+        if self._is_socket:
             below.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            below.setblocking(False)
+            self._poll = getattr(selectors, 'PollSelector', selectors.SelectSelector)()
+            self._poll.register(below, selectors.EVENT_READ)
+        else:
+            below.room_again = self._look_for_room
+
+    # -- reading, by the Transport's thread alone
 
     def recv(self, size):
+        """Up to `size` bytes, b'' at the end. Raises socket.timeout, and SSHException for a packet that is too large."""
         if size > self.LARGEST + 1024:
             raise load_paramiko().SSHException(f'the server announces a packet of {size} bytes')
         if not self._unread:
+            self.before_waiting()
             data = self._read()
             self._unread = memoryview(data)
             self.heard = elapsed()
@@ -2474,7 +2597,8 @@ class SshStream:
             if self._quick_ack:
                 # OpenSSH's server, with Nagle on, keeps a small packet back for the 40 ms that acknowledging the one
                 # before may take. The system forgets this setting as it likes, so each time.
-                self._below.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+                with contextlib.suppress(OSError):
+                    self._below.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         piece, self._unread = self._unread[:size], self._unread[size:]
         return bytes(piece)
 
@@ -2486,44 +2610,127 @@ class SshStream:
                 raise EOFError
             self._reading = True
         try:
-            return self._below.recv(self.PIECE)
+            return self._read_socket() if self._is_socket else self._below.recv(self.PIECE)
         finally:
             with self._lock:
                 self._reading = False
             if self._closing:
                 self._close()
 
+    def _read_socket(self):
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                return self._below.recv(self.PIECE)
+            if not self._poll.select(self._timeout):
+                raise socket.timeout
+
+    def settimeout(self, seconds):
+        """How long recv() waits."""
+        self._timeout = seconds
+        if not self._is_socket:
+            self._below.settimeout(seconds)
+
+    # -- writing, by any thread
+
+    def send(self, data):
+        """Have `data` leave, after what was sent before; on the board together with what else is sent in this turn."""
+        with self._lock:
+            self._pending.append(data)
+            self._size += len(data)
+        if self._board and self._board.here:
+            self._board.at_the_end(self._flush)
+        else:
+            self._flush()
+        return len(data)
+
+    @property
+    def full(self):
+        """Whether so much waits here that nobody should add any; room_again() is called when that is over."""
+        self._was_full = self._was_full or self._waiting() > self.ENOUGH
+        return self._was_full
+
+    def _waiting(self):
+        return self._size if self._is_socket else self._size + self._below.waiting
+
+    def _flush(self, _=None):
+        with self._lock:
+            while self._pending and not self._closing:
+                parts = list(itertools.islice(self._pending, self.PARTS))
+                try:
+                    self._drop(self._write(parts))
+                except BlockingIOError:
+                    break
+                except OSError:
+                    self._pending.clear()       # the reader hears of it
+                    self._size = 0
+            left = bool(self._pending) and not self._closing
+        if left != self._watched and self._board:
+            self._board.call(self._watch)
+        self._look_for_room()
+
+    def _write(self, parts):
+        if self._is_socket:
+            return self._below.sendmsg(parts) if hasattr(self._below, 'sendmsg') else self._below.send(parts[0])
+        data = b''.join(parts)
+        self._below.sendall(data)
+        return len(data)
+
+    def _drop(self, sent):
+        self._size -= sent
+        while sent:
+            first = self._pending.popleft()
+            if sent < len(first):
+                self._pending.appendleft(memoryview(first)[sent:])
+                return
+            sent -= len(first)
+
+    def _watch(self):
+        with self._lock:
+            self._watched = bool(self._pending) and not self._closing
+            if not self._closing:
+                self._board.watch(self._below, selectors.EVENT_WRITE if self._watched else 0, self._flush)
+
+    def _look_for_room(self):
+        if self._was_full and self._waiting() < self.ENOUGH // 2:
+            self._was_full = False
+            self.room_again()
+
+    # -- the end
+
+    def close(self):
+        """Let go of what is below. A reader is woken."""
+        if self._is_socket:
+            with contextlib.suppress(OSError):
+                self._below.shutdown(socket.SHUT_RDWR)
+        self._close()
+
     def _close(self):
         with self._lock:
             self._closing = True
-            if self._reading and isinstance(self._below, socket.socket):
+            if self._is_socket and (self._reading or self._watched):
+                if self._watched:
+                    self._board.call(self._stop_watching)
                 return
-        with contextlib.suppress(*LOST):                # a jump host's channel says EOFError where its connection is gone
+            if self._is_socket and self._below.fileno() >= 0:
+                self._poll.close()
+        with contextlib.suppress(OSError):
             self._below.close()
 
-    def send(self, data):
-        return self._below.send(data)
-
-    def settimeout(self, seconds):
-        self._below.settimeout(seconds)
-
-    def getpeername(self):
-        return self._below.getpeername()
-
-    def close(self):
-        with contextlib.suppress(*LOST):
-            self._below.shutdown(socket.SHUT_RDWR)      # wakes a thread that reads
+    def _stop_watching(self):
+        self._board.watch(self._below, 0, None)
+        self._watched = False
         self._close()
 
     def forget_unsent(self):
         """Have the system drop, at the end, what it has not been able to send."""
-        if isinstance(self._below, socket.socket):
+        if self._is_socket:
             with contextlib.suppress(OSError):
                 self._below.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
                 self._below.shutdown(socket.SHUT_RD)    # wakes a thread that reads; writing on would send the rest
-            self._close()
-        else:
-            self.close()
+        self._close()
+
+    def getpeername(self):
+        return self._below.getpeername()
 
     @property
     def _closed(self):
@@ -2546,27 +2753,30 @@ def prefer_host_key_types(transport, known_types):
     offer.key_types = sorted(offer.key_types, key=lambda name: name not in known)
 
 
-def shake_hands(transport, timeout):
-    """Key exchange and the proof of the host key, within `timeout` seconds altogether; else a Problem."""
-    done = threading.Event()
-    transport.banner_timeout = transport.handshake_timeout = timeout + 60      # so the deadline comes first
+def shake_hands(connection, limit):
+    """Key exchange and the proof of the host key, within `limit` waking seconds altogether; else a Problem."""
+    transport, over = connection.transport, Box()
+    transport.banner_timeout = transport.handshake_timeout = limit + 60       # so the deadline comes first
+    connection.on_end.append(lambda: over.put(False))
     try:
-        transport.start_client(event=done)
-        # A server that says goodbye during the exchange does not set the event, hence the look in between.
-        any(done.wait(step) or not transport.is_active() for step in awake(timeout, 0.1))
-        if not done.is_set() and transport.is_active():
-            raise Problem('connect', f'The server did not finish the SSH handshake within {timeout:g} s.',
+        transport.start_client(event=_Bell(over))
+        succeeded = over.take(limit, None)
+        transport.completion_event = None
+        if succeeded is None:
+            raise Problem('connect', f'The server did not finish the SSH handshake within {limit:g} s.',
                           'It may be busy; -o ConnectTimeout=SECONDS waits longer.')
         if not transport.is_active():
             raise _handshake_problem(transport.get_exception(), transport.sock.beginning)
     except BaseException:
-        transport.close()
-        with contextlib.suppress(RuntimeError):         # a Ctrl-C while its thread was to start
-            transport.join(1)   # or it might start its timer after the line below
+        connection.close()
         raise
-    finally:
-        # paramiko's handshake timer is a thread that would keep a finished program alive.
-        transport.packetizer.complete_handshake()
+
+
+class _Bell:
+    """An event as paramiko sets it, that goes into a Box."""
+
+    def __init__(self, box):
+        self.set = lambda: box.put(True)
 
 
 def _handshake_problem(error, beginning):
@@ -2878,33 +3088,26 @@ def _integer(number):
     return _string(number.to_bytes(number.bit_length() // 8 + 1, 'big'))
 
 
-def close_together(transport, other):
-    """Have `other`, the connection to a jump host, closed when `transport` is."""
-    close, forget = transport.close, transport.sock.forget_unsent
-
-    def close_both():
-        close()
-        other.close()
-
-    def forget_both():
-        other.sock.forget_unsent()
-        forget()
-    transport.close, transport.sock.forget_unsent = close_both, forget_both
-
-
-def abandon(transport):
-    """Close a connection that is taken for dead, so that nothing said through it arrives later after all."""
-    transport.sock.forget_unsent()
-    transport.close()
-
-
 def hear(transport, numbers, take):
     """Have the reader of `transport` call `take(number, Message)` for messages of these numbers, before paramiko looks at them."""
-    of_class = hasattr(type(transport), '_handler_table')      # up to 2.x: a table of functions that want the transport, too
-
-    def entry(number):
-        return (lambda _, message: take(number, message)) if of_class else (lambda message: take(number, message))
+    def entry(number):          # up to 2.x the table is the class's, and its functions want the transport, too
+        return lambda *arguments: take(number, arguments[-1])
     transport._handler_table = {**transport._handler_table, **{number: entry(number) for number in numbers}}
+
+
+def hear_after(transport, number, function):
+    """Have the reader call function() after paramiko has dealt with a message of this number."""
+    known = transport._handler_table[number]
+
+    def entry(*arguments):
+        known(*arguments)
+        function()
+    transport._handler_table = {**transport._handler_table, number: entry}
+
+
+def said_in(message):
+    """The next string of a Message, as text."""
+    return message.get_binary().decode('utf-8', 'replace')
 
 
 def signature_algorithm(transport, key):
@@ -2920,32 +3123,436 @@ def sign(key, data, algorithm):
     return key.sign_ssh_data(data) if _is_old(load_paramiko()) else key.sign_ssh_data(data, algorithm)
 
 
-# ---- requests and configuration ---------------------------------------------------------------------
+# ---- channels -------------------------------------------------------------------------------------
 
-def exec_with_input(channel, command, data, limit):
-    """Start `command` on a session channel and send it `data` at once: the server's answer to the one is awaited after both.
+def packet(number, *fields):
+    """The bytes of an SSH message (RFC 4251, section 5): a bool is a byte, an int a uint32, anything else a string."""
+    parts = [bytes([number])]
+    for field in fields:
+        if isinstance(field, (bool, int)):
+            parts.append(struct.pack('>?' if isinstance(field, bool) else '>I', field))
+        else:
+            parts.append(_string(field.encode() if isinstance(field, str) else field))
+    return b''.join(parts)
 
-    That saves a round trip. Raises what paramiko's exec_command and sendall raise, socket.timeout after `limit` waking seconds.
+
+class _Packet:
+    """What a Transport takes for a message."""
+
+    def __init__(self, data):
+        self._data = data
+
+    def asbytes(self):
+        return self._data
+
+
+class Channel:
+    """One channel of a Connection (RFC 4254, section 5). Whoever owns it reads and writes, and waits nowhere but in recv().
+
+    Any thread may send: after CLOSE nothing is sent for it. `heard()` is called by the reader, after something has come.
+    `failure` is (code, words) where the server would not open it; `broken` says that its connection ended.
     """
-    request = load_paramiko().Message()
-    request.add_byte(b'\x62')           # SSH_MSG_CHANNEL_REQUEST (RFC 4254, section 6.5)
-    request.add_int(channel.remote_chanid)
-    request.add_string('exec')
-    request.add_boolean(True)
-    request.add_string(command)
-    channel.settimeout(limit)
-    channel._event_pending()
-    channel.get_transport()._send_user_message(request)
-    try:
-        channel.sendall(data)
-    except socket.timeout:
-        raise
-    except LOST:
-        pass                # an account that runs nothing may have closed it; what it says is yet to be read
-    if not any(channel.event.wait(step) for step in awake(limit)):
-        raise socket.timeout('no answer')
-    channel._wait_for_event()
+    WINDOW, LARGEST = 1 << 21, 1 << 15         # bytes that the server may send unacknowledged, and in one packet
+    MOST_TOGETHER = 16
 
+    def __init__(self, connection, number):
+        self.connection, self.number = connection, number
+        self.heard = self.room_again = self.answered = None
+        self.failure, self.broken, self.eof_received, self.exit_status, self.refused = None, False, False, -1, False
+        self._lock, self._bell, self._limit = threading.Lock(), None, None
+        self._parts, self._allowed, self._unacknowledged = deque(), self.WINDOW, 0
+        self._remote, self._window, self._packet = None, 0, 0
+        self._backlog, self.waiting = deque(), 0
+        self._finishing = self._close_sent = self._close_received = False
+
+    @property
+    def closed(self):
+        """Whether this side or the other has closed it, or its connection is over."""
+        return self._close_sent or self._close_received or self.broken
+
+    # -- reading
+
+    def read(self, most=WINDOW):
+        """What has come, up to `most` bytes; b'' at the end, None where there is nothing now."""
+        ended = self.eof_received or self.closed        # asked before the data
+        if not self._parts:
+            return b'' if ended else None
+        data = b''.join(self.peek(len(self._parts)))[:most]
+        self.took(len(data))
+        return data
+
+    def peek(self, most=MOST_TOGETHER):
+        """Up to `most` pieces of what has come, which stay."""
+        return [self._parts[at] for at in range(min(most, len(self._parts)))]
+
+    def took(self, count):
+        """So many bytes of the pieces are no longer wanted."""
+        left = count
+        while left:
+            first = self._parts.popleft()
+            if left < len(first):
+                self._parts.appendleft(memoryview(first)[left:])
+                break
+            left -= len(first)
+        self._acknowledge(count)
+
+    def _acknowledge(self, count):
+        with self._lock:
+            self._unacknowledged += count
+            if self._unacknowledged >= self.WINDOW // 10 and not (self.eof_received or self.closed):
+                self._allowed += self._unacknowledged
+                self.connection.send(93, self._remote, self._unacknowledged)
+                self._unacknowledged = 0
+
+    def recv(self, size):
+        """Up to `size` bytes of what comes, b'' at the end. Raises socket.timeout after settimeout()'s waking seconds."""
+        if self._bell is None:
+            self._bell = Box()
+            self.heard = self._ring
+        while (data := self.read(size)) is None:
+            try:
+                self._bell.take(IDLE_POLL if self._limit is None else self._limit)
+            except Late:
+                if self._limit is not None:
+                    raise socket.timeout('nothing came') from None
+        return data
+
+    def _ring(self):
+        if not len(self._bell):
+            self._bell.put(None)
+
+    def settimeout(self, seconds):
+        """How long recv() waits at most; None: as long as it takes."""
+        self._limit = seconds
+
+    # -- writing
+
+    def room(self):
+        """How many bytes leave at once, as far as the server's window goes."""
+        return 0 if self._backlog or self._finishing or self.closed else self._window
+
+    def sendall(self, data):
+        """Send `data`; what the server's window does not allow waits here. Raises OSError where nothing can be sent any more."""
+        with self._lock:
+            if self._finishing or self.closed:
+                raise BrokenPipeError(errno.EPIPE, 'the channel is closed')
+            if len(data) > self._window or self._backlog:
+                data = bytes(data)      # it may be a buffer that is used again
+            self._backlog.append(data)
+            self.waiting += len(data)
+            self._drain()
+
+    def shutdown_write(self):
+        """Say that this is all (EOF), after what was sent before."""
+        with self._lock:
+            if not (self._finishing or self.closed):
+                self._finishing = True
+                self._drain()
+
+    def _drain(self):
+        while self._backlog and self._window:
+            data = self._backlog.popleft()
+            piece = data[:min(self._window, self._packet)]
+            if len(piece) < len(data):
+                self._backlog.appendleft(memoryview(data)[len(piece):])
+            self._window -= len(piece)
+            self.waiting -= len(piece)
+            self.connection.send(94, self._remote, piece)
+        if self._finishing and not self._backlog:
+            self.connection.send(96, self._remote)
+
+    def request(self, name, *fields):
+        """A request that wants an answer (RFC 4254, section 5.4): `refused` says that the server would not."""
+        with self._lock:
+            if not self.closed:
+                self.connection.send(98, self._remote, name, True, *fields)
+
+    def close(self):
+        """The end, both ways; what it still brings is dropped."""
+        with self._lock:
+            if self._remote is not None:        # else when it is open
+                self._send_close()
+            self._close_sent = True
+            self._parts.clear()
+        if self._bell:
+            self._ring()
+
+    def _send_close(self):
+        if not self.closed:
+            self.connection.send(97, self._remote)
+        self._close_sent = True
+        self._backlog.clear()
+        self.waiting = 0
+        if self._close_received:
+            self.connection.forget(self)
+
+    def getpeername(self):
+        return self.connection.stream.getpeername()
+
+    # -- one that the server opens
+
+    def accept(self):
+        """Open it (RFC 4254, section 7.2)."""
+        with self._lock:
+            self.connection.send(91, self._remote, self.number, self.WINDOW, self.LARGEST)
+
+    def refuse(self, code, words=''):
+        """Do not open it."""
+        with self._lock:
+            self._close_sent = True
+            self.connection.forget(self)
+            self.connection.send(92, self._remote, code, words, '')
+
+    # -- what comes, on the reader's thread
+
+    def opened(self, remote, window, packet):
+        with self._lock:
+            self._remote, self._window, self._packet = remote, window, max(1, min(packet, self.LARGEST) - 64)
+            if self._close_sent:        # nobody wants it any more
+                self.connection.send(97, remote)
+
+    def take(self, number, message):
+        """Message `number` for this channel."""
+        if number in (94, 95):
+            self._take_data(number, message)
+        elif number == 93:
+            with self._lock:
+                self._window += message.get_int()
+                if not self.closed:
+                    self._drain()
+            if self.room_again:
+                self.room_again()
+        elif number == 96:
+            self.eof_received = True
+        elif number == 97:
+            with self._lock:
+                self._close_received = True
+                if not self._close_sent:
+                    self.connection.send(97, self._remote)
+                    self._send_close()
+                else:
+                    self.connection.forget(self)
+        elif number == 98:
+            self._take_request(message.get_binary(), message.get_boolean(), message)
+        elif number == 100:
+            self.refused = True
+
+    def _take_data(self, number, message):
+        if number == 95:            # what an account says before it ends may stand on its error stream alone
+            message.get_int()
+        data = message.get_binary()
+        with self._lock:
+            self._allowed -= len(data)
+        if self._allowed < 0:
+            raise load_paramiko().SSHException('the server sends more than was asked for')
+        if data and not self.closed:
+            self._parts.append(data)
+
+    def _take_request(self, name, wants_answer, message):
+        if name == b'exit-status':
+            self.exit_status = message.get_int()
+        if wants_answer:
+            with self._lock:
+                if not self.closed:
+                    self.connection.send(99 if name == b'exit-status' else 100, self._remote)
+
+    def end(self):
+        """Its connection is over."""
+        self.broken = True
+        self._backlog.clear()
+        self.waiting = 0
+
+
+class Connection:
+    """One SSH connection and its channels (RFC 4254), over a paramiko Transport. Once it has ended, it does not come back.
+
+    Nothing here waits: what is sent leaves when it can. What it calls (`arrived`, `on_end`, what open() and request() are given)
+    is called by its reader, which must not be held up. `below` is the connection to the jump host that it goes through.
+    """
+    HEARD = (80, 81, 82, 90, 91, 92, *range(93, 101))
+
+    def __init__(self, sock, board, below=None):
+        self.transport = new_transport(sock, board)
+        self.stream, self._below = self.transport.sock, below
+        self.arrived = None             # (channel, where it was connected to, from where): the server opens one
+        self.on_end = []
+        self.over = False
+        self._lock, self._given, self._channels = threading.Lock(), 0, {}
+        self._heard, self._requests, self._held = {}, deque(), deque()
+        self._waiting_for_room = {}
+        self.stream.before_waiting, self.stream.room_again = self._hand_over, self._tell_room
+        hear(self.transport, self.HEARD, self._take)
+        hear_after(self.transport, 21, self._let_go)        # NEWKEYS: a key exchange is over
+        self.transport.ended = self._end
+        # paramiko's handshake timer would be one more thread; the limit is shake_hands's.
+        self.transport.packetizer.start_handshake = lambda seconds: None
+
+    @property
+    def alive(self):
+        return self.transport.is_active() and not self.over
+
+    @property
+    def patience(self):
+        """Seconds that an answer may take until it is asked whether there is somebody at all."""
+        return max(3.0, 4 * self.stream.round_trip)
+
+    @property
+    def last_heard(self):
+        """When something came last, as elapsed()."""
+        return self.stream.heard
+
+    # -- what is said
+
+    def send(self, number, *fields):
+        """Send a message once no key exchange is under way (RFC 4253, section 7.1)."""
+        data = packet(number, *fields)
+        transport = self.transport
+        with transport.clear_to_send_lock:
+            if self._held or not transport.clear_to_send.is_set():
+                self._held.append(data)
+            elif transport.active:
+                with contextlib.suppress(*LOST):
+                    transport._send_message(_Packet(data))
+
+    def _let_go(self):
+        with self.transport.clear_to_send_lock, contextlib.suppress(*LOST):
+            while self._held:
+                self.transport._send_message(_Packet(self._held.popleft()))
+        self._tell_room()
+
+    def full(self, again):
+        """Whether nobody should send more than must be; then `again` is called when that is over."""
+        if not (self.stream.full or self._held):
+            return False
+        self._waiting_for_room[again] = None
+        if self.stream.full or self._held:
+            return True
+        return False
+
+    def _tell_room(self):
+        waiting, self._waiting_for_room = self._waiting_for_room, {}
+        for again in waiting:
+            again()
+
+    def open(self, kind, fields, answered):
+        """The Channel asked for; answered(channel) is called when it is open, `failure` says why not, or it is `broken`."""
+        channel = self._new_channel(answered)
+        if channel.broken:
+            answered(channel)
+        else:
+            self.send(90, kind, channel.number, channel.WINDOW, channel.LARGEST, *fields)
+        return channel
+
+    def _new_channel(self, answered=None):
+        with self._lock:
+            channel = Channel(self, self._given)
+            channel.answered, channel.broken = answered, self.over
+            if not self.over:
+                self._given += 1            # never given again: what comes late is nobody else's
+                self._channels[channel.number] = channel
+            return channel
+
+    def request(self, name, fields, answered):
+        """Ask the server something (RFC 4254, section 4); answered(whether it would, Message), or (None, None) at the end."""
+        with self._lock:
+            if not self.over:
+                self._requests.append(answered)
+                self.send(80, name, True, *fields)      # in the lock: the answers come in this order
+                return
+        answered(None, None)
+
+    def probe(self):
+        """Ask something that every server answers (PROTOCOL, keepalive): `last_heard` says when."""
+        self.request('keepalive@openssh.com', (), lambda *_: None)
+
+    def forget(self, channel):
+        self._channels.pop(channel.number, None)
+
+    # -- what is heard, on the reader's thread
+
+    def _take(self, number, message):
+        if number >= 93:
+            self._take_for_channel(number, message)
+        elif number == 90:
+            self._take_opening(message)
+        elif number in (91, 92):
+            self._take_answer(number, message)
+        elif number in (81, 82) and self._requests:
+            self._requests.popleft()(number == 81, message)
+        elif number == 80:
+            message.get_binary()
+            if message.get_boolean():
+                self.send(82)
+
+    def _take_answer(self, number, message):
+        channel = self._channel(message)
+        if not channel or not channel.answered:
+            raise load_paramiko().SSHException('the server answers what was not asked')
+        answered, channel.answered = channel.answered, None
+        if number == 91:
+            channel.opened(*(message.get_int() for _ in range(3)))
+        else:
+            channel.failure = message.get_int(), said_in(message)
+            self.forget(channel)
+        answered(channel)
+
+    def _take_for_channel(self, number, message):
+        channel = self._channel(message)
+        if channel:
+            channel.take(number, message)
+            self._heard[channel] = None
+
+    def _channel(self, message):
+        number = message.get_int()
+        channel = self._channels.get(number)
+        if not channel and number >= self._given:
+            raise load_paramiko().SSHException(f'the server speaks of a channel {number} that there never was')
+        return channel
+
+    def _hand_over(self):
+        """Tell those who own channels; once for all that was read together."""
+        heard, self._heard = self._heard, {}
+        for channel in heard:
+            if channel.heard:
+                channel.heard()
+
+    def _take_opening(self, message):
+        kind, remote, window, largest = message.get_binary(), *(message.get_int() for _ in range(3))
+        if kind != b'forwarded-tcpip' or not self.arrived:
+            return self.send(92, remote, 1, '', '')
+        channel = self._new_channel()
+        channel.opened(remote, window, largest)
+        places = [(said_in(message), message.get_int()) for _ in range(2)]
+        self.arrived(channel, *places)
+
+    def _end(self):
+        with self._lock:
+            self.over = True
+            channels, self._channels = self._channels, {}
+            requests, self._requests = self._requests, deque()
+        for channel in channels.values():
+            channel.end()
+            answered, channel.answered = channel.answered, None
+            if answered:
+                answered(channel)
+            elif channel.heard:
+                channel.heard()
+        for answered in requests:
+            answered(None, None)
+        for function in self.on_end:
+            function()
+
+    def close(self, politely=True):
+        """End it, and the one to the jump host after it. Not `politely`: nothing said through it arrives later after all."""
+        if not politely:
+            self.stream.forget_unsent()
+        self.transport.close()
+        self.stream.close()             # one that was not started is not closed by its Transport
+        if self._below:
+            self._below.close(politely)
+
+
+# ---- configuration ---------------------------------------------------------------------------------
 
 def ssh_config(text):
     """paramiko's reader of ssh_config(5), without the rest of paramiko, which takes longer than a TCP connection.
@@ -3506,41 +4113,30 @@ def public_blob(path):
 class Hop:
     """One server on the way: what connects to it, checks its key and authenticates, the first time and again."""
 
-    def __init__(self, settings, device):
-        self._settings, self._app = settings, device.app
+    def __init__(self, settings, device, board):
+        self._settings, self._app, self._board = settings, device.app, board
         self._credentials = Credentials(settings, device)
         self._host_keys = HostKeys(settings, device)
 
     def connect(self, through=None, limit=None):
-        """(an authenticated Transport, the host key's bytes), by TCP or `through` another Transport. Raises Problem.
+        """(an authenticated Connection, the host key's bytes), by TCP or `through` another one. Raises Problem.
 
         `limit` is for the TCP connection, in seconds; ConnectTimeout where it is None.
         """
-        began = elapsed()
-        if through is None:
-            dialling = Dialling(self._settings.host, self._settings.port, limit or self._settings.connect_timeout,
-                                 self._app)
-            load_paramiko()
-            sock = dialling.socket()
-            round_trip = dialling.round_trip
-        else:
-            sock = self._channel(through)
-            round_trip = elapsed() - began
-        transport = None
+        sock, round_trip = self._channel(through) if through else self._socket(limit)
+        connection = None
         try:
-            transport = new_transport(sock)
-            transport.sock.round_trip = round_trip
-            if through is not None:
-                close_together(transport, through)
-            prefer_host_key_types(transport, self._host_keys.types())
-            self._shake_hands(transport)
-            blob = transport.get_remote_server_key().asbytes()
+            connection = Connection(sock, self._board, through)
+            connection.stream.round_trip = round_trip
+            prefer_host_key_types(connection.transport, self._host_keys.types())
+            self._shake_hands(connection)
+            blob = connection.transport.get_remote_server_key().asbytes()
             self._host_keys.check(blob)
-            self._credentials.use(transport)
-            long_poll(transport)
-            return transport, blob
+            self._credentials.use(connection.transport)
+            long_poll(connection.transport)
+            return connection, blob
         except BaseException as error:
-            transport.close() if transport else sock.close()
+            (connection or sock).close()
             if through is not None:
                 through.close()
             if isinstance(error, (load_paramiko().SSHException, *LOST)):
@@ -3553,45 +4149,71 @@ class Hop:
         """Whether somebody has to answer before it can be connected to again."""
         return self._credentials.work_once
 
-    def _channel(self, through):
-        settings = self._settings
-        paramiko = load_paramiko()
-        try:
-            return through.open_channel('direct-tcpip', (settings.host, settings.port), ('127.0.0.1', 0),
-                                        timeout=settings.connect_timeout)
-        except (paramiko.SSHException, *LOST) as error:
-            through.close()
-            raise Problem('connect', f'The jump host does not reach {settings.host} port {settings.port}: '
-                          f'{error}.', 'Check address and port as the jump host sees them.') from None
+    def _socket(self, limit):
+        dialling = Dialling(self._settings.host, self._settings.port, limit or self._settings.connect_timeout, self._app)
+        load_paramiko()
+        return dialling.socket(), dialling.round_trip
 
-    def _shake_hands(self, transport):
+    def _channel(self, through):
+        settings, began, answer = self._settings, elapsed(), Box()
+        channel = through.open('direct-tcpip', (settings.host, settings.port, '127.0.0.1', 0), answer.put)
+        answer.take(settings.connect_timeout, None)
+        if channel.broken or channel.failure or not channel.room():
+            through.close()
+            said = 'the connection to it is lost' if channel.broken else harmless(channel.failure[1]) if channel.failure \
+                else f'no answer within {settings.connect_timeout:g} s'
+            raise Problem('connect', f'The jump host does not reach {settings.host} port {settings.port}: '
+                          f'{said or "refused"}.', 'Check address and port as the jump host sees them.')
+        return channel, elapsed() - began
+
+    def _shake_hands(self, connection):
         try:
-            shake_hands(transport, self._settings.connect_timeout)
+            shake_hands(connection, self._settings.connect_timeout)
         except Problem as problem:
             where = f'{self._settings.host} port {self._settings.port}'
             raise Problem(problem.kind, f'{where}: {problem.message}', problem.hint) from None
 
 
-class Link:
-    """One SSH connection to one server, made anew whenever it is lost.
+class Wish:
+    """A channel that somebody wants of a Link; `then` gets it, or the Problem, once, on a thread that must not be held up."""
 
-    `tell(event, **fields)` hears of connecting, connected, suspended and reconnected, of a note (text) and of link-failed (problem).
-    From `keep()` on a thread looks after the connection; whoever needs it asks for `transport()`, and waits there while it heals.
+    def __init__(self, number, kind, fields, then):
+        self.number, self.kind, self.fields, self.then = number, kind, fields, then
+        self.channel = self.expiry = None
+        self.tries, self.over = 0, False
+
+    @property
+    def where(self):
+        """What is wished for, in words."""
+        return 'a session' if self.kind == 'session' else '{} port {}'.format(*self.fields)
+
+
+class Link:
+    """One SSH connection to one server, made anew whenever it is lost; whoever wants a channel wishes for it here.
+
+    A wish is met by the connection that lives, now or later: what a connection that ended has not answered goes back into the
+    line, since an opening delivers nothing. So only here it is known what a failed opening means. `tell(event, **fields)` hears of
+    connecting, connected, suspended and reconnected, of a note (text) and of link-failed (problem).
     """
-    RUN_LIMIT = 15.0        # seconds that the server may take to start a command, and to take its input
-    PROBE = 5.0             # seconds that one which did not may take to show that it is there at all
+    RUN_LIMIT = 15.0        # seconds that a server may take to give a session
+    PAUSES = (1.0, 2.0, 4.0)        # seconds until one that is busy is asked again for a session
 
     def __init__(self, settings, device, tell, jumps=()):
         self.settings, self.tell = settings, tell
-        self._hops = [Hop(hop, device) for hop in (*jumps, settings)]
-        self._transport = None
-        self._changed = threading.Condition()
-        self.bell = threading.Event()       # rung by whatever the thread that watches should look at
+        self.board = Board()
+        self._hops = [Hop(hop, device, self.board) for hop in (*jumps, settings)]
+        self._connection = self._problem = None
+        self._lock, self._wishes, self._numbers = threading.Lock(), [], itertools.count()
+        self._waiting = []          # Boxes of those who wait for a connection
+        self.bell = Box(IDLE_POLL)  # rung by whatever the thread that watches should look at
         self.suspected = False
-        self.over = False
-        self._problem = None
         self._subscribers = []
-        self.asking = threading.Lock()      # paramiko tells the answers of global requests apart by their order only
+        self.board.start()
+
+    @property
+    def over(self):
+        """Whether there will be no further connection."""
+        return self._problem is not None
 
     # -- making the connection
 
@@ -3599,38 +4221,45 @@ class Link:
         """Make the first connection; a person may be asked. Raises Problem."""
         settings = self.settings
         self.tell('connecting', host=settings.host, port=settings.port)
-        transport, blob = self.dial()
-        self.tell('connected', address=address_text(transport), key=key_type(blob), fingerprint=fingerprint(blob))
-        self.adopt(transport)
+        connection, blob = self.dial()
+        self.tell('connected', address=address_text(connection), key=key_type(blob), fingerprint=fingerprint(blob))
+        self.adopt(connection)
 
     def dial(self, limit=None):
-        """A Transport to the server, through the jump hosts; closing it closes theirs. The server's host key. Raises Problem.
+        """A Connection to the server, through the jump hosts; closing it closes theirs. The server's host key. Raises Problem.
 
         `limit`: seconds for the TCP connection, where it is not ConnectTimeout.
         """
-        transport = None
+        connection = None
         for hop in self._hops:
-            transport, blob = hop.connect(transport, limit)
-        return transport, blob
+            connection, blob = hop.connect(connection, limit)
+        return connection, blob
 
-    def adopt(self, transport):
-        """Use `transport` from now on; what there was before is given up."""
-        with self._changed:
-            old, self._transport = self._transport, transport
+    def adopt(self, connection):
+        """Use `connection` from now on; what there was before is given up."""
+        with self._lock:
+            old, self._connection = self._connection, connection
             self.suspected = False
-            self._changed.notify_all()
-        transport.ended = self.bell.set
-        self.bell.set()
+            waiting, self._waiting = self._waiting, []
+        connection.on_end.append(self.ring)
+        self.ring()
         if old:
-            abandon(old)
+            old.close(politely=False)
+        for box in waiting:
+            box.put(None)
         for function in list(self._subscribers):
-            function(transport)
+            function(connection)
+        self._assign()
 
     def fail(self, problem):
         """There will be no further connection: whoever waits for one gets the Problem."""
-        with self._changed:
-            self._problem, self.over = problem, True
-            self._changed.notify_all()
+        with self._lock:
+            self._problem = self._problem or problem
+            waiting, self._waiting, wishes, self._wishes = self._waiting, [], self._wishes, []
+        for box in waiting:
+            box.put(None)
+        for wish in wishes:
+            self._finish(wish, problem)
         self.tell('link-failed', problem=problem)
 
     @property
@@ -3640,103 +4269,191 @@ class Link:
 
     # -- using it
 
+    @property
+    def present(self):
+        """The Connection that there was last, alive or not."""
+        return self._connection
+
     def transport(self, limit=30.0):
-        """The live connection; waits up to `limit` waking seconds for one that is being made anew. Raises Problem('link')."""
-        with self._changed:
-            for step in awake(limit, 1.0):
-                if self._problem:
-                    raise self._problem
-                if self.over:
-                    raise Problem('cancelled', 'The connection was closed.', status=CANCELLED)
-                if self._transport and self._transport.is_active():
-                    return self._transport
-                self.bell.set()
-                self._changed.wait(step)
-        raise Problem('link', f'The connection to {self.settings.alias} is lost, and could not be made anew '
-                      f'within {limit:g} s.', 'Check that this device is online.')
+        """The live Connection; waits up to `limit` waking seconds for one that is being made anew. Raises Problem('link')."""
+        box = Box()
+        with self._lock:
+            if not (self._connection and self._connection.alive or self._problem):
+                self._waiting.append(box)
+                self.ring()
+            else:
+                box.put(None)
+        with contextlib.suppress(Late):
+            box.take(limit)
+        if self._problem:
+            raise self._problem
+        if not (self._connection and self._connection.alive):
+            raise self._lost(limit)
+        return self._connection
+
+    def _lost(self, limit):
+        return Problem('link', f'The connection to {self.settings.alias} is lost, and could not be made anew '
+                       f'within {limit:g} s.', 'Check that this device is online.')
 
     def subscribe(self, function):
-        """Call function(transport) after every connection made, at once if there is one."""
+        """Call function(connection) after every one that is made, at once if there is one."""
         self._subscribers.append(function)
-        if self._transport:
-            function(self._transport)
+        if self._connection:
+            function(self._connection)
 
     def open_tcp(self, host, port, limit=10.0):
-        """A channel to host:port as the server reaches it (RFC 4254, section 7.2: direct-tcpip).
+        """A Channel to host:port as the server reaches it (RFC 4254, section 7.2: direct-tcpip); waits for it.
 
-        Raises Problem: 'refused' where nothing listens there, 'forbidden' where the server forwards nothing, 'link'.
+        Raises Problem: 'refused' where nothing listens there, 'forbidden' where the server forwards nothing, 'slow', 'link'.
         """
-        paramiko = load_paramiko()
-        transport = self.transport(limit)
-        try:
-            channel = transport.open_channel('direct-tcpip', (host, port), ('127.0.0.1', 0), timeout=limit)
-            channel.settimeout(None)
-            return channel
-        except paramiko.ChannelException as refusal:
-            if refusal.code == 1:
-                raise Problem('forbidden', f'{self.settings.alias} does not allow TCP forwarding.',
-                              'Its sshd has AllowTcpForwarding or PermitOpen set; --device-auth works without.') from None
-            raise Problem('refused', f'Nothing listens at {host} port {port} of {self.settings.alias}.') from None
-        except (paramiko.SSHException, *LOST) as error:
-            self.suspect(transport)
-            raise Problem('link', f'The connection to {self.settings.alias} was lost ({error}).') from None
+        return self._wait_for('direct-tcpip', (host, port, '127.0.0.1', 0), limit, lambda channel: None)
 
     def run(self, command, data):
-        """A session channel on which `command` runs and has got `data` on its standard input; its calls end after RUN_LIMIT.
+        """A session Channel on which `command` runs and has got `data` on its standard input.
 
-        Raises Problem: 'remote' where the server does not start it, 'link' where it does not answer anything.
+        Raises Problem: 'remote' where the server gives no session, 'link' where there is no connection.
         """
-        paramiko = load_paramiko()
-        transport = self.transport(self.RUN_LIMIT)
+        def execute(channel):
+            channel.settimeout(self.RUN_LIMIT)
+            channel.request('exec', command)
+            channel.sendall(data)
+        return self._wait_for('session', (), self.RUN_LIMIT, execute)
+
+    def _wait_for(self, kind, fields, limit, begin):
+        box = Box()
+
+        def then(outcome):
+            if isinstance(outcome, Channel):
+                with contextlib.suppress(OSError):      # closed at once: what it says is yet to be read
+                    begin(outcome)
+            box.put(outcome)
+        wish = self.wish(kind, fields, limit, then)
         try:
-            channel = transport.open_session(timeout=self.RUN_LIMIT)
-            channel.set_combine_stderr(True)        # what an account says before it ends may stand there alone
-            exec_with_input(channel, command, data, self.RUN_LIMIT)
-            return channel
-        except (paramiko.SSHException, *LOST) as error:
-            message = f'{self.settings.alias} did not start {command!r} ({str(error) or "no answer"}).'
-            if transport.is_active() and transport is self._transport and self.question(transport).wait(self.PROBE):
-                raise Problem('remote', message, 'The account may not be allowed to run commands, or the server is busy.') from None
-            self.suspect(transport)
-            raise Problem('link', message, 'The account may not be allowed to run commands.') from None
+            outcome = box.take(limit + 5, self._lost(limit))
+        except BaseException:
+            self.withdraw(wish)
+            raise
+        if isinstance(outcome, Problem):
+            raise outcome
+        return outcome
+
+    def wish(self, kind, fields, limit, then):
+        """The Wish for a channel, within `limit` waking seconds: then(outcome) gets the Channel, or the Problem."""
+        wish = Wish(next(self._numbers), kind, fields, then)
+        wish.expiry = self.board.after(limit, lambda: self._expire(wish, limit))
+        with self._lock:
+            problem = self._problem
+            if not problem:
+                self._wishes.append(wish)
+        if problem:
+            self._finish(wish, problem)
+        self._assign()
+        return wish
+
+    def withdraw(self, wish):
+        """Nobody wants it any more; a channel that comes after all is closed."""
+        wish.then = lambda outcome: isinstance(outcome, Channel) and outcome.close()
+        self._finish(wish, None)
+        if wish.channel:
+            wish.channel.close()
+
+    def _assign(self):
+        while True:
+            with self._lock:
+                connection = self._connection
+                if not self._wishes or not (connection and connection.alive):
+                    break
+                wish = self._wishes.pop(0)
+            if not wish.over:
+                self.board.after(connection.patience, lambda wish=wish: wish.over or self.suspect(connection))
+                wish.channel = connection.open(wish.kind, wish.fields, lambda channel, wish=wish: self._answered(wish, channel))
+        if self._wishes:
+            self.ring()
+
+    def _answered(self, wish, channel):
+        """What a connection makes of a wish, on its reader's thread."""
+        if channel.broken:
+            return self._wish_again(wish)
+        if not channel.failure:
+            return self._finish(wish, channel)
+        code, words = channel.failure
+        if (wish.kind == 'session' or code == 4) and wish.tries < len(self.PAUSES):
+            wish.tries += 1
+            return self.board.after(self.PAUSES[wish.tries - 1], lambda: self._wish_again(wish, assign=True))
+        self._finish(wish, self._refusal(wish, code, harmless(words)[:200]))
+
+    def _wish_again(self, wish, assign=False):
+        with self._lock:
+            problem = self._problem
+            if not problem and not wish.over:
+                self._wishes.append(wish)
+                self._wishes.sort(key=lambda wish: wish.number)
+        if problem:
+            self._finish(wish, problem)
+        elif assign:
+            self._assign()
+
+    def _refusal(self, wish, code, words):
+        server, said = self.settings.alias, f' ({words})' if words else ''
+        if wish.kind == 'session':
+            return Problem('remote', f'{server} gives no session{said}.', 'The account may not be allowed to run commands, '
+                           'or the server is busy.')
+        if code in (1, 3):
+            return Problem('forbidden', f'{server} does not allow TCP forwarding{said}.',
+                           'Its sshd has AllowTcpForwarding or PermitOpen set; --device-auth works without.')
+        return Problem('refused', f'Nothing listens at {wish.where} of {server}{said}.')
+
+    def _expire(self, wish, limit):
+        if wish.channel and not wish.channel.broken and self._connection and self._connection.alive:
+            problem = Problem('slow', f'{self.settings.alias} does not reach {wish.where} within {limit:g} s.', 'Try again.')
+        else:
+            problem = self._lost(limit)
+        self._finish(wish, problem)
+        if wish.channel:
+            wish.channel.close()
+
+    def _finish(self, wish, outcome):
+        with self._lock:
+            if wish in self._wishes:
+                self._wishes.remove(wish)
+            first, wish.over = not wish.over, True
+        if first:
+            wish.expiry.cancel()
+            wish.then(outcome)
+        elif isinstance(outcome, Channel):
+            outcome.close()
 
     # -- keeping it alive
 
     def keep(self, tick=1.0):
         """Look after the connection from now on, every `tick` seconds and whenever something happens."""
-        threading.Thread(target=_Keeper(self, tick).run, daemon=True).start()
+        start(_Keeper(self, tick).run)
 
-    @property
-    def present(self):
-        """The connection that there was last, alive or not."""
-        return self._transport
+    def ring(self):
+        """Have the connection looked at now."""
+        if not len(self.bell):
+            self.bell.put(None)
 
-    def question(self, transport):
-        """Ask the server something that every server answers (PROTOCOL, keepalive); the Event is set when it did."""
-        answered = threading.Event()
-
-        def ask():
-            with contextlib.suppress(Exception), self.asking:       # paramiko's several kinds, of a connection that breaks
-                transport.global_request('keepalive@openssh.com', wait=True)
-                if transport.is_active():
-                    answered.set()
-        threading.Thread(target=ask, daemon=True).start()
-        return answered
-
-    def suspect(self, transport=None):
+    def suspect(self, connection=None):
         """Somebody saw the connection misbehave: look at it now. What was seen of an earlier one does not count."""
-        if transport in (None, self._transport):
+        if connection in (None, self._connection):
             self.suspected = True
-            self.bell.set()
+            self.ring()
 
     def close(self):
         """End the connection, and everything that waits for it."""
-        with self._changed:
-            self.over = True
-            self._changed.notify_all()
-        self.bell.set()
-        if self._transport:
-            self._transport.close()
+        cancelled = Problem('cancelled', 'The connection was closed.', status=CANCELLED)
+        with self._lock:
+            first, self._problem = not self._problem, self._problem or cancelled
+            waiting, self._waiting, wishes, self._wishes = self._waiting, [], self._wishes, []
+        for box in waiting:
+            box.put(None)
+        for wish in wishes:
+            self._finish(wish, self._problem)
+        self.ring()
+        if self._connection:
+            self._connection.close()
+        self.board.close()
 
 
 class _Keeper:
@@ -3765,8 +4482,7 @@ class _Keeper:
     def run(self):
         """Look until the link is over."""
         while True:
-            self._link.bell.wait(self._pause)
-            self._link.bell.clear()
+            self._link.bell.take(self._pause, None)
             if self._link.over:
                 break
             try:
@@ -3784,7 +4500,7 @@ class _Keeper:
         if self._link.present is not self._watched:
             self._watched = self._link.present
             self._came, self._asked, self._gone_at = now, 0.0, None
-            self._round_trips.append(self._watched.sock.round_trip)
+            self._round_trips.append(self._watched.stream.round_trip)
         condition = self._condition(now)
         if condition == self.GONE:
             self._say_gone(now)
@@ -3807,21 +4523,21 @@ class _Keeper:
 
     def _condition(self, now):
         """What the connection is: DOUBTFUL when it has not answered in time, GONE when it ended, or has not answered for long."""
-        link, transport = self._link, self._watched
-        if not transport.is_active():
+        link, connection = self._link, self._watched
+        if not connection.alive:
             return self.GONE
-        heard, interval = transport.sock.heard, link.settings.alive_interval
+        heard, interval = connection.last_heard, link.settings.alive_interval
         if self._asked and heard > self._asked:             # whatever was heard answers the question
             self._round_trips.append(heard - self._asked)
             link.suspected, self._asked = False, 0.0
         if not self._asked and (link.suspected or interval and now - heard >= interval):
             self._asked = now
-            link.question(transport)
+            connection.probe()
         if not self._asked or now < self._doubted_at():
             return self.ALIVE
         if now < self._given_up_at():
             return self.DOUBTFUL
-        abandon(transport)
+        connection.close(politely=False)
         return self.GONE
 
     def _doubted_at(self):
@@ -3870,12 +4586,12 @@ class _Keeper:
 
 
 class _Rival:
-    """A connection in the making, in a thread of its own; `outcome` is its Transport, or the Problem that prevented it."""
+    """A connection in the making, in a thread of its own; `outcome` is its Connection, or the Problem that prevented it."""
 
     def __init__(self, link, limit):
         self.outcome = None
         self._link, self._limit, self._dropped, self._lock = link, limit, False, threading.Lock()
-        threading.Thread(target=self._run, daemon=True).start()
+        start(self._run)
 
     def _run(self):
         outcome = self._dial()
@@ -3883,7 +4599,7 @@ class _Rival:
             self.outcome = outcome
             if self._dropped:
                 self._close()
-        self._link.bell.set()
+        self._link.ring()
 
     def _dial(self):
         try:
@@ -3906,9 +4622,10 @@ class _Rival:
             self.outcome.close()
 
 
-def address_text(transport):
+def address_text(connection):
+    """Where a Connection leads to, as host:port."""
     try:
-        host, port = transport.getpeername()[:2]
+        host, port = connection.stream.getpeername()[:2]
     except OSError:
         return ''           # it is lost already, as the next use will tell
     return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
@@ -4043,147 +4760,122 @@ class _Port:
 
 
 class Listener:
-    """Ports of this device that are held: each connection goes to `serve(sock, origin, about)`, in a thread of its own.
+    """Ports of this device that are held: each connection goes to `serve(sock, origin, about)`, on the board; leave(sock) ends it.
 
-    No more than `cap` are held at once; the next ones wait until one leaves, or with `drop_silent`, until the oldest that
-    has said the least is dropped. A lack of descriptors is waited out. A socket that is dead, as iOS leaves them behind
-    when an app sleeps, is bound again, each second until that succeeds; `tell(event, about, where, error)` hears "lost"
-    where it did not at once, and then "back".
+    No more than `cap` are held at once; the next ones wait until one leaves, or where there is `drop`, until
+    drop(sock) has ended the oldest of those that have said the least. A lack of descriptors is waited out. A socket that is dead, as iOS
+    leaves them behind when an app sleeps, is bound again, each second until that succeeds; `tell(event, about, where, error)` hears
+    "lost" where it did not at once, and then "back".
     """
     RETRY = 1.0             # s
-    SHORTAGE = 0.2          # s that descriptors, memory or threads have to come back
+    SHORTAGE = 0.2          # s that descriptors and memory have to come back
     NOTHING = 8
+    AT_ONCE = 64            # connections that are taken before others have their turn
     SILENT, SPEAKING, HEARD = range(3)
 
-    def __init__(self, serve, cap, tell, drop_silent=False, tick=RETRY):
-        self._serve, self._cap, self._tell, self._drop_silent, self._tick = serve, cap, tell, drop_silent, tick
-        self._ports, self._visitors, self._calls = [], {}, deque()
-        self._lock, self._over, self._closed = threading.Lock(), threading.Event(), False
-        self._look_at = 0.0
-        self._selector = selectors.DefaultSelector()
-        self._bell, self._button = socket.socketpair()
-        self._button.setblocking(False)
-        self._selector.register(self._bell, selectors.EVENT_READ)
-        _start(self._run)
+    def __init__(self, board, serve, cap, tell, drop=None, tick=RETRY):
+        self._board, self._serve, self._cap, self._tell, self._drop_one, self._tick = board, serve, cap, tell, drop, tick
+        self._ports, self._visitors = [], {}
+        self._resting = self._closed = False
+        self._next_look = board.after(tick, self._look)
 
     def open(self, bind, port, about=None):
         """Listen as listen() does; where, as (address, port). Raises Problem "listen"."""
         ports = [_Port(sock, about) for sock in listen(bind, port)]
-        self._ports += ports
-        self.call(lambda: [self._watch(port) for port in ports])
+        self._board.call(lambda: self._hold(ports))
         return [port.where[:2] for port in ports]
+
+    def _hold(self, ports):
+        self._ports += ports
+        for port in ports:
+            if self._closed:
+                port.sock.close()
+        self._watch()
 
     def probe(self):
         """After a wake-up: bind again what does not take a connection of our own."""
-        for port in list(self._ports):
+        start(self._probe, list(self._ports))
+
+    def _probe(self, ports):
+        for port in ports:
             sock = port.sock
             if sock and not answers(sock):
-                self.call(lambda port=port, sock=sock: port.sock is sock and self._renew(port))
+                self._board.call(lambda port=port, sock=sock: port.sock is sock and self._renew(port))
 
     def heard(self, visitor, whole):
         """A visitor has said something, or all that was waited for: then it is not dropped any more."""
-        with self._lock:
-            if visitor in self._visitors:
-                self._visitors[visitor] = self.HEARD if whole else self.SPEAKING
+        if visitor in self._visitors:
+            self._visitors[visitor] = self.HEARD if whole else self.SPEAKING
 
-    def call(self, function):
-        """Have the listener's own thread do something, soon."""
-        self._calls.append(function)
-        self._ring()
+    def leave(self, visitor):
+        """A visitor is served, and its socket closed. On the board only."""
+        full = len(self._visitors) >= self._cap
+        self._visitors.pop(visitor, None)
+        if full:
+            self._watch()
 
     def close(self):
-        """Let go of every port, within a second; visitors stay, but not those that `drop_silent` would drop."""
+        """Let go of every port, within a second; visitors stay, but not those that would be dropped."""
+        closed = Box()
+        self._board.call(lambda: closed.put(self._close()))
+        closed.take(1.0, None)
+
+    def _close(self):
         self._closed = True
-        self._ring()
-        while self._drop_silent and self._drop():
-            pass
-        self._over.wait(1.0)
-
-    def _ring(self):
-        with contextlib.suppress(OSError):      # rung already, or closed
-            self._button.send(b'!')
-
-    def _rest(self, limit):
-        self._bell.settimeout(limit)
-        with contextlib.suppress(OSError):      # the limit passed
-            self._bell.recv(1024)
-
-    def _run(self):
-        while not self._closed:
-            while self._calls:
-                self._calls.popleft()()
-            with self._lock:
-                full = len(self._visitors) >= self._cap
-            if full and not self._drop_silent:
-                self._rest(self._tick)
-            else:
-                self._take_turn(full)
-            if time.monotonic() >= self._look_at:
-                self._look()
+        self._watch()
+        self._next_look.cancel()
         for port in self._ports:
             if port.sock:
                 port.sock.close()
-        self._selector.close()
-        self._bell.close()
-        self._button.close()
-        self._over.set()
+        while self._drop_one and self._drop():
+            pass
 
-    def _take_turn(self, full):
-        ready = [key for key, _ in self._selector.select(max(0, self._look_at - time.monotonic()))]
-        for key in ready:
-            if key.fileobj is self._bell:
-                self._bell.recv(1024)
-            elif not full:
-                self._accept(key.data)
-        if full and any(key.data for key in ready):
-            self._drop()
-            self._rest(self._tick)      # rung when it has left
+    def _watch(self):
+        """Have the board tell of connections, where one can be taken."""
+        full = len(self._visitors) >= self._cap and not self._drop_one
+        events = 0 if full or self._resting or self._closed else selectors.EVENT_READ
+        for port in self._ports:
+            if port.sock and port.sock.fileno() >= 0:
+                self._board.watch(port.sock, events, lambda _, port=port: self._accept(port))
+
+    def _rest(self):
+        self._resting = True
+        self._watch()
+        self._board.after(self.SHORTAGE, self._go_on)
+
+    def _go_on(self):
+        self._resting = False
+        self._watch()
 
     def _accept(self, port):
-        try:
-            sock, origin = port.sock.accept()
+        for _ in range(self.AT_ONCE):
+            if len(self._visitors) >= self._cap and not (self._drop_one and self._drop()):
+                return self._rest() if self._drop_one else self._watch()
+            try:
+                sock, origin = port.sock.accept()
+            except OSError as error:
+                return self._not_accepted(port, error)
             port.nothing = 0
-            sock.setblocking(True)      # some systems hand on that the listening one does not block
-            with self._lock:
-                self._visitors[sock] = self.SILENT
-            _start(self._serve_one, sock, origin[:2], port.about)
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                if self._drop_silent:
-                    self._drop()
-                self._rest(self.SHORTAGE)
-                return
-            port.nothing += 1           # most often a client that left before its turn
-            if port.nothing >= self.NOTHING or port.tells and not _says_it_listens(port.sock):
-                self._renew(port)
-        except RuntimeError:            # no more threads
-            sock.close()
-            self._leave(sock)
-            self._rest(self.SHORTAGE)
+            sock.setblocking(False)
+            self._visitors[sock] = self.SILENT
+            self._serve(sock, origin[:2], port.about)
 
-    def _serve_one(self, sock, origin, about):
-        try:
-            self._serve(sock, origin, about)
-        finally:
-            sock.close()
-            self._leave(sock)
-
-    def _leave(self, visitor):
-        with self._lock:
-            full = len(self._visitors) >= self._cap
-            self._visitors.pop(visitor, None)
-        if full:
-            self._ring()
+    def _not_accepted(self, port, error):
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            if self._drop_one:
+                self._drop()
+            return self._rest()
+        port.nothing += 1               # most often there is none left, or a client that left before its turn
+        if port.nothing >= self.NOTHING or port.tells and not _says_it_listens(port.sock):
+            self._renew(port)
 
     def _drop(self):
         """Hang up the oldest visitor of those that have said the least; whether there was one."""
-        with self._lock:
-            open_still = [visitor for visitor, said in self._visitors.items() if said != self.HEARD]
-            oldest = min(open_still, key=self._visitors.get, default=None)
-            if oldest:
-                self._visitors[oldest] = self.HEARD
+        open_still = [visitor for visitor, said in self._visitors.items() if said != self.HEARD]
+        oldest = min(open_still, key=self._visitors.get, default=None)
         if oldest:
-            _hang_up(oldest)
+            self._visitors[oldest] = self.HEARD
+            self._drop_one(oldest)
         return bool(oldest)
 
     def _look(self):
@@ -4193,225 +4885,343 @@ class Listener:
             elif port.tells and not _says_it_listens(port.sock):
                 self._renew(port)
         missing = any(port.sock is None for port in self._ports)
-        self._look_at = time.monotonic() + (self.RETRY if missing else self._tick)
+        self._look_in(min(self.RETRY, self._tick) if missing else self._tick)
+
+    def _look_in(self, seconds):
+        self._next_look.cancel()
+        self._next_look = self._board.after(seconds, self._look)
 
     def _renew(self, port):
-        self._selector.unregister(port.sock)
+        self._board.watch(port.sock, 0, None)
         port.sock.close()
         port.sock = None
         self._bind(port)
+        if port.sock is None:
+            self._look_in(self.RETRY)
 
     def _bind(self, port):
         try:
             port.sock = _listener(port.family, port.where)
         except OSError as error:
             if not port.missed:
+                port.missed = True
                 self._tell('lost', port.about, port.where, error)
-            port.missed, self._look_at = True, 0.0
             return
         port.nothing = 0
-        self._watch(port)
+        self._watch()
         if port.missed:
             port.missed = False
             self._tell('back', port.about, port.where, None)
-
-    def _watch(self, port):
-        self._selector.register(port.sock, selectors.EVENT_READ, port)
 
 
 # == 9. Forwards =======================================================================================================
 # -L, -R and -D. Each is a listener, here or at the server, a way to choose the target, one pump.
 
 class Pump:
-    """Moves bytes between a socket and a channel: each direction until its own end of file, every byte once.
+    """Moves bytes between a socket and a Channel, on the board: each direction until its own end of file, every byte once.
 
-    What the receiver does not take waits at the sender: no more than a channel's window is kept here.
+    What the receiver does not take waits at the sender: no more than a channel's window is kept here. `ended()` is called when
+    both directions have ended, or an end is gone; both ends are closed then.
     """
-    PIECE = 2 * (32 * 1024 - 64)    # two full packets, as paramiko cuts them for OpenSSH's server
-    EVERYTHING = 1 << 30            # that is, the window; to take a part makes paramiko move the rest
+    PIECE = 8 * (32 * 1024 - 64)    # bytes: full packets, as Channel sends them
+    TURNS = 4                       # pieces each way until others have their turn
+    LINGER = 10.0                   # s that a client may still send to a server that has closed: cut off, it would lose the answer
 
-    def __init__(self, sock, channel):
-        self.sock, self.channel = sock, channel
-        self._ways = 2
-        self._lock = threading.Lock()
-        self._up_ended = threading.Event()
+    def __init__(self, board, sock, channel, ended):
+        self._board, self._sock, self._channel, self._ended = board, sock, channel, ended
+        self._readable = self._writable = True
+        self._up_ended = self._down_ended = self._deaf = self._over = False
+        self._events, self._linger = 0, None
+        _set_option(sock, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        channel.heard = channel.room_again = self._ring
+        self._ring()
 
-    def run(self):
-        """Return when both directions have ended, or an end is gone. Both ends can be closed then."""
-        self.sock.settimeout(None)
-        self.channel.settimeout(None)
-        _set_option(self.sock, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _start(self._send_up)
-        self._send_down()
-        # Upwards may go on for long. The channel closes after that, or when the far end is gone altogether.
-        self.channel.status_event.wait()
-        self.stop()
-        self._up_ended.wait()
+    def _ring(self):
+        self._board.call(self._step)
 
-    def stop(self):
-        """End it now, from any thread."""
+    def _ready(self, events):
+        self._readable = self._readable or bool(events & selectors.EVENT_READ)
+        self._writable = self._writable or bool(events & selectors.EVENT_WRITE)
+        self._step()
+
+    def _step(self):
+        if self._over:
+            return
+        channel = self._channel
         try:
-            self.sock.shutdown(socket.SHUT_RD)      # wakes a thread that reads
+            again = self._up() | self._down()
+        except OSError:                 # the client is gone
+            return self.end(reset=True)
+        if channel.closed and (not channel.eof_received or channel.broken and not self._up_ended):
+            return self.end(reset=True)         # cut off on the way: nobody may take a part for the whole
+        if self._up_ended and (self._down_ended or self._deaf):
+            return self.end()
+        if self._down_ended and channel.closed and not self._linger:
+            self._linger = self._board.after(self.LINGER, self.end)
+            again = True
+        self._wait(again)
+
+    def _wait(self, again):
+        events = (selectors.EVENT_READ if not self._readable and self._most() else 0) | (
+            0 if self._writable else selectors.EVENT_WRITE)
+        if events != self._events:
+            self._events = events
+            self._board.watch(self._sock, events, self._ready)
+        if again:
+            self._ring()
+
+    def _most(self):
+        """How many bytes of the socket's can be taken now."""
+        if self._up_ended:
+            return 0
+        if self._linger:
+            return self.PIECE
+        room = self._channel.room()
+        return 0 if not room or self._channel.connection.full(self._ring) else min(room, self.PIECE)
+
+    def _up(self):
+        """From the socket; whether there is more to do at once."""
+        for _ in range(self.TURNS):
+            most = self._most() if self._readable else 0
+            if not most:
+                return False
+            piece = self._board.buffer(self.PIECE)[:most]
+            try:
+                count = self._sock.recv_into(piece)
+            except BlockingIOError:
+                self._readable = False
+                return False
+            if not count:
+                self._up_ended = True
+                self._channel.shutdown_write()
+                return False
+            if not self._linger:
+                self._channel.sendall(piece[:count])
+            self._readable = count == most      # less: the system has no more for now
+        return self._readable
+
+    def _down(self):
+        """From the channel; whether there is more to do at once."""
+        for _ in range(self.TURNS):
+            whole = self._channel.eof_received      # asked before the data
+            pieces = self._channel.peek()
+            if not pieces and whole and not self._down_ended:
+                self._down_ended = True
+                self._sock.shutdown(socket.SHUT_WR)
+            if not pieces or not self._writable:
+                return False
+            there = sum(map(len, pieces))
+            count = there if self._deaf else self._send(pieces)
+            self._channel.took(count)
+            self._writable = count == there
+        return self._writable
+
+    def _send(self, pieces):
+        try:
+            return self._sock.sendmsg(pieces) if hasattr(self._sock, 'sendmsg') else self._sock.send(pieces[0])
+        except BlockingIOError:
+            return 0
         except OSError:
-            pass
-        _close(self.channel)
+            self._deaf = True           # the client reads no more; what it has sent is still to be carried
+            return sum(map(len, pieces))
 
-    def _send_up(self):
-        try:
-            while data := self.sock.recv(self.PIECE):
-                self.channel.sendall(data)
-            self.channel.shutdown_write()
-            self._one_way_ended()
-        except Exception:       # OSError, and paramiko's several kinds for a connection that is lost
-            _close(self.channel)
-        finally:
-            self._up_ended.set()
-
-    def _send_down(self):
-        try:
-            while data := self.channel.recv(self.EVERYTHING):
-                self.sock.sendall(data)
-            whole = self.channel.eof_received
-            if whole:
-                self.sock.shutdown(socket.SHUT_WR)
-        except Exception:
-            whole = False
-        if whole:
-            self._one_way_ended()
-        else:
-            # Cut off on the way. A reset, so that the reader does not take what it has for the whole.
-            _set_option(self.sock, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
-            _close(self.channel)
-
-    def _one_way_ended(self):
-        with self._lock:
-            self._ways -= 1
-            last = self._ways == 0
-        if last:
-            _close(self.channel)
+    def end(self, reset=False):
+        """Close both ends; with `reset`, so that the client does not take what it has for the whole."""
+        if self._over:
+            return
+        self._over = True
+        if self._linger:
+            self._linger.cancel()
+        self._board.watch(self._sock, 0, None)
+        if reset:
+            _set_option(self._sock, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+        self._sock.close()
+        self._channel.heard = self._channel.room_again = None
+        self._channel.close()
+        self._ended()
 
 
 def _set_option(sock, level, name, value):
-    try:
+    with contextlib.suppress(OSError):      # the other end is gone already, as the next read will tell
         sock.setsockopt(level, name, value)
-    except OSError:
-        pass        # the other end is gone already, as the next read will tell
 
 
-def _hang_up(client):
-    """End a socket or channel that another thread may be reading: that one wakes, and closes a socket."""
-    try:
-        client.shutdown(socket.SHUT_RDWR)
-    except Exception:
-        pass        # it is over already
-    if not isinstance(client, socket.socket):
-        _close(client)
+class Dial:
+    """Connects a socket of this device to `target`, on the board: address after address. then(outcome) gets it, or the Problem."""
 
+    def __init__(self, board, target, limit, aside, then):
+        self._board, self._target, self._then = board, target, then
+        self._sock, self._addresses, self._failure = None, [], None
+        self._limit = board.after(limit, lambda: self._finish(self._problem('unreachable', f'it did not answer within {limit:g} s')))
+        # A number, and localhost, are looked up without any network.
+        if target[0] == 'localhost' or re.fullmatch(r'[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.%\w]*', target[0]):
+            self._look_up()
+        else:
+            aside(self._look_up)
 
-def _close(end):
-    try:
-        end.close()
-    except Exception:
-        pass        # it is closed on this side; where the connection is lost, the other can't be told
-
-
-_resting = []           # for each thread that has nothing to do, the queue that it waits at
-MOST_RESTING, LONGEST_REST = 16, 5.0
-
-
-def _start(function, *arguments):
-    """Run something in a thread that holds up nobody's exit: in one that rests, if any does.
-
-    To make a new one takes about as long as to serve a small request."""
-    try:
-        _resting.pop().put((function, arguments))
-    except IndexError:
-        _thread.start_new_thread(_work, ((function, arguments),))
-
-
-def _work(job):
-    jobs = queue.SimpleQueue()
-    while job:
-        function, arguments = job
-        function(*arguments)
-        if len(_resting) >= MOST_RESTING:
-            return
-        function = arguments = job = None       # a thread at rest keeps nothing alive
-        _resting.append(jobs)
+    def _look_up(self):
         try:
-            job = jobs.get(timeout=LONGEST_REST)
-        except queue.Empty:
-            with contextlib.suppress(ValueError):
-                _resting.remove(jobs)
+            found = socket.getaddrinfo(*self._target, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            found, self._failure = [], error
+        self._board.call(lambda: self._try(found))
+
+    def _try(self, addresses):
+        self._addresses = addresses
+        self._next()
+
+    def _next(self):
+        while self._addresses and self._then:
+            family, kind, protocol, _, address = self._addresses.pop(0)
+            try:
+                self._sock = socket.socket(family, kind, protocol)
+                self._sock.setblocking(False)
+                if self._sock.connect_ex(address) not in (0, errno.EISCONN):
+                    return self._board.watch(self._sock, selectors.EVENT_WRITE, self._answered)
+                return self._finish(self._sock)
+            except OSError as error:
+                self._failed(error)
+        refused = isinstance(self._failure, ConnectionRefusedError)
+        self._finish(self._problem('refused' if refused else 'unreachable', 'refused' if refused else str(self._failure)))
+
+    def _answered(self, _):
+        self._board.watch(self._sock, 0, None)
+        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not code:
+            return self._finish(self._sock)
+        self._failed(OSError(code, os.strerror(code)))
+        self._next()
+
+    def _failed(self, error):
+        self._failure = error
+        if self._sock:
+            self._sock.close()
+
+    def _problem(self, kind, words):
+        return Problem(kind, f'{self._target[0]} port {self._target[1]}: {words}')
+
+    def _finish(self, outcome):
+        then, self._then = self._then, None
+        if then:
+            self._limit.cancel()
+            if outcome is not self._sock and self._sock and self._sock.fileno() >= 0:
+                self._board.watch(self._sock, 0, None)
+                self._sock.close()
+            then(outcome)
+
+
+class Client:
+    """One connection through a forward, on the board: from its arrival, by way of its target, to its end.
+
+    `near` is what arrived, a socket or a Channel that is not accepted yet; `ended(client)` is called once both ends are closed.
+    """
+    LINK_LIMIT = 30.0       # s that a new client waits for a connection that is being made anew
+    CHOICE_LIMIT = 30.0     # s that a client may take to name its target by SOCKS
+
+    def __init__(self, forwards, spec, near, origin):
+        self._forwards, self._near, self._origin = forwards, near, origin
+        self._board, self._link = forwards.link.board, forwards.link
+        self._remote = isinstance(near, Channel)
+        self._socks = self._moment = self._pump = self._wish = None
+        self._over = False
+        if spec.host:
+            return self._reach((spec.host, spec.hostport))
+        self._socks, self._moment = Socks(), self._board.after(self.CHOICE_LIMIT, self.end)
+        if self._remote:
+            near.heard = lambda: self._board.call(self._choose)
+            near.accept()
+        else:
+            self._board.watch(near, selectors.EVENT_READ, self._choose)
+
+    # -- the target
+
+    def _choose(self, _=None):
+        if self._over or self._socks.target:
+            return
+        try:
+            data = self._near.read() if self._remote else self._near.recv(1024)
+            if data is None:
                 return
-            job = jobs.get()            # it was taken from there just now
+            reply = self._socks.feed(data)
+            if reply:
+                self._near.sendall(reply)
+        except BlockingIOError:
+            return
+        except OSError:
+            return self.end()
+        if self._socks.refused or not data:
+            return self.end()
+        if self._socks.target:
+            self._moment.cancel()
+            if not self._remote:
+                self._board.watch(self._near, 0, None)
+            self._reach(self._socks.target)
 
+    def _reach(self, target):
+        if self._remote:
+            Dial(self._board, target, self.LINK_LIMIT, self._forwards.aside, self._reached)
+        else:
+            self._wish = self._link.wish('direct-tcpip', (*target, *self._origin), self.LINK_LIMIT,
+                                         lambda outcome: self._board.call(lambda: self._reached(outcome)))
 
-def dismiss_resting():
-    """Let the threads that rest go: the run is over."""
-    with contextlib.suppress(IndexError):
-        while True:
-            _resting.pop().put(None)
+    def _reached(self, far):
+        if self._over:
+            return far.close() if not isinstance(far, Problem) else None
+        if isinstance(far, Problem):
+            return self._not_reached(far)
+        try:
+            if self._socks:
+                self._near.sendall(self._socks.answer())
+                if self._socks.early:
+                    far.sendall(self._socks.early)
+            elif self._remote:
+                self._near.accept()
+        except OSError:
+            far.close()
+            return self.end()
+        sock, channel = (far, self._near) if self._remote else (self._near, far)
+        self._pump = Pump(self._board, sock, channel, self._ended)
 
+    def _not_reached(self, problem):
+        self._forwards.tell('unreached', message=problem.message)
+        if self._socks:
+            with contextlib.suppress(OSError):
+                self._near.sendall(self._socks.answer(problem.kind if problem.kind in Socks.CODES else 'failed'))
+        elif self._remote:
+            self._near.refuse(2, problem.message)
+        self.end()
 
-class Unreachable(Problem):
-    """A client's target could not be reached; `reason` as in Socks.CODES."""
+    # -- the end
 
-    def __init__(self, reason, target, words):
-        super().__init__('forward', f'{target[0]} port {target[1]}: {words}')
-        self.reason = reason
+    def end(self):
+        """Close what is open."""
+        if self._over:
+            return
+        if self._pump:
+            return self._pump.end(reset=True)
+        if self._wish:
+            self._link.withdraw(self._wish)
+        if self._moment:
+            self._moment.cancel()
+        if self._remote and not self._socks:
+            self._near.refuse(4)
+        elif not self._remote:
+            self._board.watch(self._near, 0, None)
+        self._near.close()
+        self._ended()
 
-
-def reach_from_server(transport, target, origin):
-    """A channel from the server to `target`, for a client whose own address is `origin`."""
-    try:
-        # No time-out: paramiko would forget the channel, and the server keep it.
-        return transport.open_channel('direct-tcpip', target, origin)
-    except Exception as error:      # paramiko's several kinds
-        # Where many fail at once, paramiko may tell one of them nothing but that it failed.
-        reason, words = {
-            1: ('forbidden', 'the server does not allow connections to it'),
-            2: ('refused', 'the server gets no connection to it'),
-        }.get(getattr(error, 'code', None), ('failed', 'the server opened no connection to it'))
-        raise Unreachable(reason, target, words) from error
-
-
-def reach_from_here(target, limit=30.0):
-    """A socket from this device to `target`."""
-    try:
-        return socket.create_connection(target, limit)
-    except (OSError, UnicodeError) as error:
-        refused = isinstance(error, ConnectionRefusedError)
-        raise Unreachable('refused' if refused else 'unreachable', target,
-                          'refused' if refused else str(error)) from error
+    def _ended(self):
+        self._over = True
+        self._forwards.left(self, self._near)
 
 
 class _Forward:
-    """One spec at work, and the clients that use it."""
+    """One spec at work."""
 
     def __init__(self, spec):
         self.spec = spec
         self.bound = []             # (address, port), as they really are
-        self.transport = None       # for -R: the connection that listens for it
-        self._lock = threading.Lock()
-        self._clients = {}          # socket or channel: its pump, once there is one
-
-    def enter(self, client, pump=None):
-        with self._lock:
-            self._clients[client] = pump
-
-    def leave(self, client):
-        with self._lock:
-            del self._clients[client]
-
-    def stop(self):
-        with self._lock:
-            clients = list(self._clients.items())
-        for client, pump in clients:
-            if pump:
-                pump.stop()
-            else:
-                _hang_up(client)
+        self.connection = None      # for -R: the one that listens for it
 
 
 class Forwards:
@@ -4421,21 +5231,19 @@ class Forwards:
     again after a reconnect; "waiting" (the same) while it does not yet; "unreached" (message) of a client's
     target; "lost" (mode, bind, port, message) of a listener that the system took away, until it listens again.
     """
-    LINK_LIMIT = 30.0       # s that a new client waits for a connection that is being made anew
-    CHOICE_LIMIT = 30.0     # s that a client may take to name its target by SOCKS
     ANSWER_LIMIT = 15.0     # s that the server may take to say whether it listens
     MOST = 500              # connections at once through listeners here, and as many from the server
     LOOK = 15.0             # s between looks at the listeners
     SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0   # s until a port that is held still is asked for again
+    MOST_ASIDE = 4          # names that are looked up at once
 
     def __init__(self, link, tell, gateway_ports=False):
-        self._link, self._tell, self._gateway_ports = link, tell, gateway_ports
-        self._forwards = []
-        self._asking = threading.RLock()
-        self._closed = threading.Event()
-        self._listener = Listener(self._serve, most_at_once(self.MOST, 2), self._told, tick=self.LOOK)
-        self._room = threading.Semaphore(most_at_once(self.MOST, 2))        # for what the server brings
-        self._crowded = False
+        self.link, self.tell, self._gateway_ports = link, tell, gateway_ports
+        self._board, self._forwards, self._clients = link.board, [], {}
+        self._most = most_at_once(self.MOST, 2)
+        self._listener = Listener(self._board, self._serve, self._most, self._told, tick=self.LOOK)
+        self._closed = self._crowded = False
+        self._from_server, self._jobs, self._at_work = 0, deque(), 0
         link.subscribe(self._connected)
 
     @property
@@ -4447,8 +5255,7 @@ class Forwards:
         """Listen for `spec`, here or at the server. Raises Problem "listen"."""
         forward = _Forward(spec)
         if spec.mode == 'R':
-            self._add_remote(forward)
-            return
+            return self._add_remote(forward)
         forward.bound = self._listener.open(spec.bind or ('*' if self._gateway_ports else ''), spec.port, forward)
         self._forwards.append(forward)
 
@@ -4458,173 +5265,114 @@ class Forwards:
 
     def close(self):
         """End everything, at once."""
-        if self._closed.is_set():
-            return
-        self._closed.set()
+        self._closed = True
         self._listener.close()
-        # Not here: to close a channel means to write to a connection that may be stuck.
-        for forward in self._forwards:
-            _start(forward.stop)
+        self._board.call(lambda: [client.end() for client in list(self._clients)])
 
-    # --- listeners here
+    # -- listeners here
 
     def _told(self, event, forward, where, error):
         told = {'mode': forward.spec.mode, 'bind': where[0], 'port': where[1]}
         if event == 'lost':
-            self._tell('lost', message=_listen_problem(*where[:2], error).message, **told)
+            self.tell('lost', message=_listen_problem(*where[:2], error).message, **told)
         else:
-            self._tell('listening', **told)
+            self.tell('listening', **told)
 
-    def _serve(self, client, origin, forward):
-        def reach(target):
+    def _serve(self, near, origin, forward):
+        self._clients[Client(self, forward.spec, near, origin)] = forward
+
+    def left(self, client, near):
+        """A client has ended. On the board only."""
+        if isinstance(near, Channel):
+            self._from_server -= 1
+        else:
+            self._listener.leave(near)
+        self._board.call(lambda: self._clients.pop(client, None))      # it may end before it stands there
+
+    def aside(self, job):
+        """Do what the system lets nobody interrupt, in one of a few threads. On the board only."""
+        self._jobs.append(job)
+        if self._at_work < self.MOST_ASIDE:
+            self._at_work += 1
+            start(self._work)
+
+    def _work(self):
+        with contextlib.suppress(IndexError):
             while True:
-                transport = self._link.transport(self.LINK_LIMIT)
-                try:
-                    return reach_from_server(transport, target, origin)
-                except Unreachable as problem:
-                    if isinstance(problem.__cause__, LOST):
-                        abandon(transport)      # its reader may not know yet
-                    elif transport.is_active():
-                        raise
-                    self._link.suspect(transport)       # it was not the target: wait for the next connection
+                self._jobs.popleft()()
+        self._board.call(self._worked)
 
-        self._join(forward, client, reach)
+    def _worked(self):
+        self._at_work -= 1
+        if self._jobs:
+            self.aside(self._jobs.popleft())
 
-    # --- listeners at the server
+    # -- listeners at the server
 
     def _add_remote(self, forward):
         spec = forward.spec
         # RFC 4254, 7.1: "localhost" is every loopback address of the server, "" is all that it has.
         forward.bound = [({'': 'localhost', '*': ''}.get(spec.bind, spec.bind), spec.port)]
-        with self._asking:
-            transport = self._link.transport()
-            self._forwards.append(forward)
-            if not self._ask(forward, transport) and transport.is_active():
-                self._forwards.remove(forward)
-                raise Problem('listen', f'The server does not listen on port {spec.port} for -R {spec}',
-                              "Another program there may have that port, or the server's "
-                              'AllowTcpForwarding or PermitListen forbids it.')
+        connection, answer = self.link.transport(), Box()
+        connection.arrived = self._arrived
+        self._ask(forward, connection, answer.put)
+        self._forwards.append(forward)
+        if not answer.take(self.ANSWER_LIMIT, False) and connection.alive:
+            self._forwards.remove(forward)
+            raise Problem('listen', f'The server does not listen on port {spec.port} for -R {spec}',
+                          "Another program there may have that port, or the server's "
+                          'AllowTcpForwarding or PermitListen forbids it.')
 
-    def _ask(self, forward, transport):
-        """Have the server listen. False where it refuses."""
-        with self._asking:
-            if forward.transport is transport:
-                return True
-            bind, port = forward.bound[0]
-            port = self._request(transport, bind, port)
-            if port is None:
-                return False
-            # Any free port, once given, stays the same through later connections.
-            forward.bound = [(bind, port)]
-            forward.transport = transport
-            return True
+    def _ask(self, forward, connection, then):
+        """Have the server listen (RFC 4254, section 7.1); then(whether it does), on the board."""
+        bind, port = forward.bound[0]
 
-    def _request(self, transport, bind, port):
-        """The port that the server listens on then; None where it refuses, or says nothing: paramiko would wait on."""
-        answered = queue.SimpleQueue()
+        def answered(listens, message):
+            given = message.get_int() if listens and not port else port
+            self._board.call(lambda: then(self._listens(forward, connection, bind, given) if listens else False))
+        connection.request('tcpip-forward', (bind, port), answered)
 
-        def ask():
-            try:
-                answered.put(transport.request_port_forward(bind, port, self._arrived))
-            except Exception:       # paramiko's several kinds
-                answered.put(None)
-        with self._link.asking, contextlib.suppress(queue.Empty):
-            _start(ask)
-            return take(answered, self.ANSWER_LIMIT)
+    def _listens(self, forward, connection, bind, port):
+        # Any free port, once given, stays the same through later connections.
+        forward.bound, forward.connection = [(bind, port)], connection
+        return True
 
-    def _connected(self, transport):
-        _start(self._ask_again, transport)
-
-    def _ask_again(self, transport):
+    def _connected(self, connection):
         """After a reconnect. The old session may hold the ports for a while yet."""
-        with self._asking:
-            waiting = [forward for forward in self._forwards
-                       if forward.spec.mode == 'R' and forward.transport is not transport]
-        pause = self.SHORTEST_PAUSE
-        while waiting and transport.is_active() and not self._closed.is_set():
-            for forward in waiting[:]:
-                regained = self._ask(forward, transport)
-                if regained:
-                    waiting.remove(forward)
-                if regained or pause == self.SHORTEST_PAUSE:
-                    bind, port = forward.bound[0]
-                    self._tell('listening' if regained else 'waiting', mode='R', bind=bind, port=port)
-            if waiting:
-                self._closed.wait(pause)
-                pause = min(2 * pause, self.LONGEST_PAUSE)
+        connection.arrived = self._arrived
+        for forward in self._forwards:
+            if forward.spec.mode == 'R' and forward.connection is not connection:
+                self._ask_again(forward, connection, 0)
 
-    def _arrived(self, channel, origin, server):
-        # Called by paramiko's own thread, which must not wait.
-        if self._room.acquire(blocking=False):
-            _start(self._serve_remote, channel, server)
-            return
-        self._listener.call(lambda: _close(channel))
+    def _ask_again(self, forward, connection, pause):
+        def answered(listens):
+            bind, port = forward.bound[0]
+            if listens or not pause and connection.alive:
+                self.tell('listening' if listens else 'waiting', mode='R', bind=bind, port=port)
+            if not listens:
+                longer = min(max(2 * pause, self.SHORTEST_PAUSE), self.LONGEST_PAUSE)
+                self._board.after(longer, lambda: self._ask_again(forward, connection, longer))
+        if connection.alive and not self._closed and forward in self._forwards:
+            self._ask(forward, connection, answered)
+
+    def _arrived(self, channel, server, origin):
+        self._board.call(lambda: self._serve_arrived(channel, server, origin))
+
+    def _serve_arrived(self, channel, server, origin):
+        # Two addresses may share a port. A server may also spell the address otherwise than it was asked for.
+        listening = [forward for forward in self._forwards
+                     if forward.connection is channel.connection and forward.bound[0][1] == server[1]]
+        listening.sort(key=lambda forward: forward.bound[0][0] != server[0])
+        if not listening or self._closed:
+            return channel.refuse(1)
+        if self._from_server < self._most:
+            self._from_server += 1
+            return self._serve(channel, origin, listening[0])
+        channel.refuse(4)
         if not self._crowded:
             self._crowded = True
-            self._tell('unreached', message=f'The server brings more connections at once than this device takes: those over '
-                       f'{most_at_once(self.MOST, 2)} are closed.')
-
-    def _serve_remote(self, channel, server):
-        try:
-            self._serve_arrived(channel, server)
-        finally:
-            self._room.release()
-
-    def _serve_arrived(self, channel, server):
-        with self._asking:      # the port may have been given, and used, a moment ago
-            listening = [forward for forward in self._forwards
-                         if forward.transport is channel.get_transport() and forward.bound[0][1] == server[1]]
-        # Two addresses may share a port. A server may also spell the address otherwise than it was asked for.
-        listening.sort(key=lambda forward: forward.bound[0][0] != server[0])
-        if listening:
-            self._join(listening[0], channel, reach_from_here)
-        else:
-            _close(channel)
-
-    # --- one client, from whichever side
-
-    def _join(self, forward, client, reach):
-        """Serve one client to its end: `reach(target)` gives the other end, by socket or channel as well."""
-        forward.enter(client)
-        other = None
-        try:
-            if forward.spec.host:
-                other = reach((forward.spec.host, forward.spec.hostport))
-            else:
-                other = self._reach_by_socks(client, reach)
-            pump = Pump(other, client) if forward.spec.mode == 'R' else Pump(client, other)
-            forward.enter(client, pump)
-            if not self._closed.is_set():
-                pump.run()
-        except Problem as problem:
-            self._tell('unreached', message=problem.message)
-        except Exception:
-            pass        # the client left before its target was reached
-        finally:
-            forward.leave(client)
-            _close(client)
-            if other:
-                _close(other)
-
-    def _reach_by_socks(self, client, reach):
-        socks, end = Socks(), time.monotonic() + self.CHOICE_LIMIT
-        while not socks.target:
-            client.settimeout(max(0.001, end - time.monotonic()))
-            data = client.recv(1024)
-            answer = socks.feed(data)
-            if answer:
-                client.sendall(answer)
-            if socks.refused or not data:
-                raise ConnectionError('no target was named')
-        try:
-            other = reach(socks.target)
-        except Problem as problem:
-            client.sendall(socks.answer(getattr(problem, 'reason', 'failed')))
-            raise
-        client.sendall(socks.answer())
-        if socks.early:
-            other.sendall(socks.early)
-        return other
+            self.tell('unreached', message=f'The server brings more connections at once than this device takes: those over '
+                      f'{self._most} are closed.')
 
 
 # == 10. Remote program ================================================================================================
@@ -4979,9 +5727,8 @@ class RemoteLogin:
             if started == 'started' and not self._ended and self.exited is None:
                 self._attend_again(channel)
             return
-        channel.status_event.wait(1.0)
         time.sleep(0.1)         # a connection that is lost says so just after its channels
-        if channel.exit_status != -1 or channel.get_transport().is_active():
+        if channel.exit_status != -1 or channel.connection.alive:
             words = ' '.join(noise)[-300:]
             began.put(Problem('remote', f'{self._link.settings.alias} ran no commands for {self._link.settings.user}'
                               + (f'; it says: {words}' if words else '.'), 'The account needs a shell.'))
@@ -4991,7 +5738,7 @@ class RemoteLogin:
     def _attend_again(self, channel):
         """The attendant ended, and the connection may be alive: another process has finished this login."""
         time.sleep(0.5)
-        if channel is self._channel and channel.get_transport().is_active():
+        if channel is self._channel and channel.connection.alive:
             transport, self._transport = self._transport, None
             self.attend(transport)
 
@@ -5047,7 +5794,7 @@ class RemoteLogin:
         for step in awake(limit):
             if self._gone_words is not None or self._ask('stop' if stop else 'end', limit):
                 return True
-            if not self._transport or self._transport.is_active():
+            if not self._transport or self._transport.alive:
                 break
             time.sleep(step)    # the attendant is on its way through a new connection
         return False
@@ -5055,6 +5802,15 @@ class RemoteLogin:
 
 # == 11. Redirect ======================================================================================================
 # A browser's requests to the redirect's port: read whole, held while the link heals, delivered once.
+
+def _hang_up(sock):
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _close(channel):
+    channel.close()
+
 
 class Delivery:
     """One request on its way to the pending login, and the bytes that browsers get for it."""
@@ -5093,7 +5849,7 @@ class RedirectRelay:
 
     def listen(self):
         """Listen on both loopback addresses. Raises Problem('listen')."""
-        self._listener = Listener(self._serve, most_at_once(self.MOST, 4), self._told, drop_silent=True)
+        self._listener = Listener(self._link.board, self._visited, most_at_once(self.MOST, 4), self._told, drop=_hang_up)
         try:
             self._listener.open('localhost', self.sign_in.port)
         except Problem as problem:
@@ -5111,13 +5867,20 @@ class RedirectRelay:
 
     # -- one browser's connection
 
-    def _serve(self, sock, *_):
+    def _visited(self, sock, *_):
+        sock.setblocking(True)
+        start(self._serve, sock)
+
+    def _serve(self, sock):
         try:
             request = self._read_request(sock)
             if request:
                 self._answer(sock, request)
         except OSError:
             pass                        # the browser gave up; what it brought is kept
+        finally:
+            sock.close()
+            self._link.board.call(lambda: self._listener.leave(sock))
 
     def _answer(self, sock, request):
         with self._lock:
@@ -5989,7 +6752,7 @@ class Tunnels:
 
     def _tell(self, event, **fields):
         if event == 'suspended' and self._forwards:
-            _start(self._forwards.revive)
+            self._forwards.revive()
         if event == 'link-failed':
             self._inbox.put(fields['problem'])
         elif event == 'note':
@@ -6658,7 +7421,6 @@ def main(words=None):
     report = JsonReport() if events else TextReport(quiet)
     with contextlib.ExitStack() as run:         # an app lives on and runs the next script: nothing of this one remains
         run.callback(join_started)
-        run.callback(dismiss_resting)
         run.callback(device.close)
         run.callback(report.close)
         try:

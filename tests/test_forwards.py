@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -41,56 +42,21 @@ needs_curl = pytest.mark.skipif(not shutil.which('curl'), reason='curl is missin
 
 # --- The parties of a forward -------------------------------------------------------------------------------
 
-class HealingLink:
-    """A link as the forwards know it, made anew as soon as it is lost."""
-
-    def __init__(self, port, user, key):
-        self.asking = threading.Lock()
-        self._to, self._user, self._key = ('127.0.0.1', port), user, key
-        self._changed, self._transport, self._listeners = threading.Condition(), None, []
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True)
-        self._thread.start()
-
-    def _keep(self):
-        while not self._closing.is_set():
-            try:
-                transport = paramiko.Transport(script.SshStream(socket.create_connection(self._to, 5)))
-                transport.connect(username=self._user, pkey=self._key)
-            except (OSError, EOFError, paramiko.SSHException):
-                self._closing.wait(0.05)
-                continue
-            with self._changed:
-                self._transport = transport
-                self._changed.notify_all()
-                listeners = list(self._listeners)
-            for listener in listeners:
-                listener(transport)
-            while transport.is_active() and not self._closing.is_set():
-                transport.join(0.05)
-            with self._changed:
-                self._transport = None
-            transport.close()
-
-    def transport(self, limit=30.0):
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._transport and self._transport.is_active(), limit):
-                raise script.Problem('connect', 'no connection to the server')
-            return self._transport
-
-    def subscribe(self, function):
-        with self._changed:
-            self._listeners.append(function)
-            transport = self._transport
-        if transport:
-            function(transport)
-
-    def suspect(self, transport=None):
-        pass
-
-    def close(self):
-        self._closing.set()
-        self._thread.join(PATIENCE)
+def healing_link(port, user, key):
+    """The script's own Link to a server on this machine, looked after; a silence alone is no reason to make it anew."""
+    folder = tempfile.TemporaryDirectory()
+    path = os.path.join(folder.name, 'key')
+    key.write_private_key_file(path)
+    device = script.Device(alone=True)
+    device.ssh_folder = folder.name
+    settings = script.find_settings(script.Destination(user, '127.0.0.1', port), device, [
+        ('identityfile', path), ('stricthostkeychecking', 'accept-new'), ('serveraliveinterval', '0'),
+        ('userknownhostsfile', os.path.join(folder.name, 'known_hosts'))], 'none')
+    link = script.Link(settings, device, lambda *event, **fields: None)
+    link.connect()
+    link.keep(0.05)
+    link.folder = folder
+    return link
 
 
 class Tunnels:
@@ -98,8 +64,7 @@ class Tunnels:
 
     def __init__(self, port, user, key, **settings):
         self.told = []
-        self.link = HealingLink(port, user, key)
-        self.link.transport()
+        self.link = healing_link(port, user, key)
         self.forwards = script.Forwards(self.link, self._hear, **settings)
 
     def _hear(self, kind, **fields):
@@ -118,7 +83,7 @@ class Tunnels:
         return [fields for told, fields in self.told if told == kind]
 
     def clients(self):
-        return sum(len(forward._clients) for forward in self.forwards._forwards)
+        return len(self.forwards._clients)
 
     def close(self):
         self.forwards.close()
@@ -461,13 +426,7 @@ def test_clients_that_leave_while_their_channel_opens_leak_nothing(tunnels, mode
 
 
 def wait_for_closed_channels(tunnels):
-    transport = tunnels.link.transport()
-
-    def all_closed():
-        gc.collect()
-        return not [channel for channel in gc.get_objects() if isinstance(channel, paramiko.Channel)
-                    and channel.get_transport() is transport and not channel.closed]
-    until(all_closed, 'all channels are closed')
+    until(lambda: not tunnels.link.transport()._channels, 'all channels are closed, on both sides')
 
 
 @each_mode
@@ -628,7 +587,7 @@ def test_what_a_client_sends_without_waiting_for_the_reply_arrives_first(tunnels
 
 @needs_sshd
 def test_clients_that_name_no_target_are_let_go(tunnels, monkeypatch):
-    monkeypatch.setattr(script.Forwards, 'CHOICE_LIMIT', 0.5)
+    monkeypatch.setattr(script.Client, 'CHOICE_LIMIT', 0.5)
     port = tunnels.open('D', '0')
     with connect(port) as silent, connect(port) as stranger:
         stranger.sendall(b'GET / HTTP/1.1\r\n\r\n')
@@ -720,43 +679,23 @@ def test_a_client_whose_channel_was_opening_when_the_connection_died_is_served_b
         tunnels.close()
 
 
-def test_a_client_that_sees_the_connection_break_before_its_reader_does_is_served_by_the_next(monkeypatch):
-    key = paramiko.ECDSAKey.generate()
-    with EmbeddedServer() as server, Target(saying(b'hi')) as target:
-        server.authorize(key)
-        tunnels = Tunnels(server.port, server.user, key)
-        port, first = tunnels.to('L', target.port), tunnels.link.transport()
-
-        def broken(*_, **__):
-            assert first.is_active()
-            raise EOFError
-        monkeypatch.setattr(first, 'open_channel', broken)
-        assert ask(port) == b'hi' and tunnels.link.transport() is not first
-        tunnels.close()
-
-
 def test_a_jump_host_that_is_gone_does_not_keep_the_keeper_from_giving_up_what_went_through_it(tunnels, monkeypatch):
-    jump = tunnels.link.transport()
-    stream = script.SshStream(jump.open_session())
+    jump, opened = tunnels.link.transport(), script.Box()
+    jump.open('session', (), opened.put)
+    stream = script.SshStream(opened.take(PATIENCE), tunnels.link.board)
 
     def broken(message):
         raise EOFError
     with monkeypatch.context() as patch:
-        patch.setattr(jump, '_send_user_message', broken)
+        patch.setattr(jump.transport, '_send_message', broken)
+        stream.send(b'what is on its way')
         stream.forget_unsent()
-
-
-def test_forwards_that_are_closed_before_their_thread_had_its_turn_close_in_peace(tunnels, monkeypatch):
-    threads = []
-    monkeypatch.setattr(script, '_start', lambda function, *arguments: threads.append(function))
-    forwards = script.Forwards(tunnels.link, tunnels._hear)
-    forwards.close()
-    threads[0]()
-    assert forwards._listener._bell.fileno() == forwards._listener._button.fileno() == -1
+        with pytest.raises(EOFError):
+            stream.recv(1)
 
 
 def test_clients_do_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr(script.Forwards, 'LINK_LIMIT', 0.3)
+    monkeypatch.setattr(script.Client, 'LINK_LIMIT', 0.3)
     key = paramiko.ECDSAKey.generate()
     with EmbeddedServer() as server:
         server.authorize(key)

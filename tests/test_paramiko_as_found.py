@@ -57,40 +57,66 @@ class CountingSocket(socket.socket):
         return super().recv(*args)
 
 
-def connect(port, known=(), timeout=60):
-    sock = CountingSocket()
-    sock.connect(('127.0.0.1', port))
-    transport = found.new_transport(sock)
-    transport.counted = sock
-    found.prefer_host_key_types(transport, known)
-    found.shake_hands(transport, timeout)
-    return transport
+board = found.Board()
+
+
+def connect(port, known=(), timeout=60, through=None):
+    if through:
+        sock = opened(through, 'direct-tcpip', '127.0.0.1', port, '127.0.0.1', 0)
+    else:
+        sock = CountingSocket()
+        sock.connect(('127.0.0.1', port))
+    connection = found.Connection(sock, board, through)
+    connection.counted = sock
+    found.prefer_host_key_types(connection.transport, known)
+    found.shake_hands(connection, timeout)
+    return connection
+
+
+def opened(connection, kind, *fields):
+    box = found.Box()
+    connection.open(kind, fields, box.put)
+    return box.take(60)
+
+
+def authenticated(connection, user, key):
+    accepted, _ = found.Authentication(connection.transport, user).publickey(found.load_private_key(key))
+    assert accepted
+    found.long_poll(connection.transport)
+    return connection
+
+
+def output_of(connection, command):
+    channel, pieces = opened(connection, 'session'), []
+    channel.request('exec', command)
+    while piece := channel.recv(1000):
+        pieces.append(piece)
+    return b''.join(pieces).decode()
+
+
+def closed(connection):
+    connection.close()
+    connection.transport.join(60)
+    return not connection.transport.is_alive()
 
 
 def login(port, user, key, known=()):
     started = time.perf_counter()
-    transport = connect(port, known)
+    connection = connect(port, known)
     shaken = time.perf_counter()
-    transport.auth_publickey(user, found.load_private_key(key))
+    authenticated(connection, user, key)
     ready = time.perf_counter()
-    channel = transport.open_session()
-    channel.exec_command('echo "it works"')
-    output = channel.makefile('rb').read().decode()
+    transport = connection.transport
     blob = transport.get_remote_server_key().asbytes()
-    result = {
-        'output': output, 'host_key': found.fingerprint(blob), 'host_key_type': found.key_type(blob),
+    return {
+        'output': output_of(connection, 'echo "it works"'),
+        'host_key': found.fingerprint(blob), 'host_key_type': found.key_type(blob),
         'agreed': [transport.host_key_type, transport.local_cipher, transport.local_mac],
-        'kex_ms': (shaken - started) * 1000, 'auth_ms': (ready - shaken) * 1000,
-    }
-    transport.close()
-    transport.join(60)
-    result['ended'] = not transport.is_alive()
-    return result
+        'kex_ms': (shaken - started) * 1000, 'auth_ms': (ready - shaken) * 1000, 'ended': closed(connection)}
 
 
 def shake(port, timeout=60):
-    transport = connect(port, timeout=timeout)
-    transport.close()
+    connect(port, timeout=timeout).close()
     return {}
 
 
@@ -107,63 +133,50 @@ def new_key(path, comment):
 
 
 def idle(port, user, key):
-    transport = connect(port)
-    transport.auth_publickey(user, found.load_private_key(key))
-    found.long_poll(transport)
-    transport.global_request('keepalive@openssh.com', wait=True)        # after what the server says after the login
-    before = transport.counted.reads
-    transport.join(1)       # in vain
-    reads = transport.counted.reads - before
-    transport.close()
-    transport.join(60)
-    return {'reads': reads, 'ended': not transport.is_alive()}
+    connection, answered = authenticated(connect(port), user, key), found.Box()
+    connection.request('keepalive@openssh.com', (), lambda *_: answered.put(None))     # after what the server says after the login
+    answered.take(60)
+    before = connection.counted.reads
+    connection.transport.join(1)        # in vain
+    return {'reads': connection.counted.reads - before, 'ended': closed(connection)}
 
 
 def rekey(port, user, key):
-    transport = connect(port)
-    transport.auth_publickey(user, found.load_private_key(key))
-    found.long_poll(transport)
-    transport.renegotiate_keys()
-    channel = transport.open_session()
-    channel.exec_command('echo "it works"')
-    output = channel.makefile('rb').read().decode()
-    transport.close()
-    return {'output': output}
+    """A key exchange while as much is sent as a channel takes; what is said meanwhile is held back, and arrives."""
+    connection = authenticated(connect(port), user, key)
+    channel, pieces, sent = opened(connection, 'session'), [], []
+    channel.request('exec', 'cat')
+    exchanged = found.start(connection.transport.renegotiate_keys)
+    while exchanged.is_alive() or len(sent) < 4000:
+        sent.append(b'%099d\n' % len(sent))
+        channel.sendall(sent[-1])
+    channel.shutdown_write()
+    while piece := channel.recv(100000):
+        pieces.append(piece)
+    result = {'output': output_of(connection, 'echo "it works"'), 'whole': pieces and b''.join(pieces) == b''.join(sent)}
+    connection.close()
+    return result
 
 
 def leave_open(port, user, key):
     """Ends with a connection open, as a script does that is stopped."""
-    transport = connect(port)
-    transport.auth_publickey(user, found.load_private_key(key))
-    found.long_poll(transport)
-    globals()['kept'] = transport
+    globals()['kept'] = authenticated(connect(port), user, key)
     return {}
 
 
 def hop(port, user, key):
-    first = connect(port)
-    first.auth_publickey(user, found.load_private_key(key))
-    found.long_poll(first)
-    transport = found.new_transport(first.open_channel('direct-tcpip', ('127.0.0.1', port), ('127.0.0.1', 0)))
-    found.shake_hands(transport, 60)
-    transport.auth_publickey(user, found.load_private_key(key))
-    found.long_poll(transport)
-    channel = transport.open_session()
-    channel.exec_command('echo "it works"')
-    output = channel.makefile('rb').read().decode()
-    transport.close()
-    first.close()
-    transport.join(60)
-    first.join(60)
-    return {'output': output, 'ended': not (transport.is_alive() or first.is_alive())}
+    first = authenticated(connect(port), user, key)
+    second = authenticated(connect(port, through=first), user, key)
+    output = output_of(second, 'echo "it works"')
+    return {'output': output, 'ended': closed(second) and closed(first)}
 
 
 def threads_that_stay():
     import threading
     for thread in threading.enumerate():
-        if thread is not threading.main_thread():
+        if not thread.daemon and thread is not threading.main_thread():
             thread.join(10)
-    return [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    return [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
 
 
 def start():
@@ -182,6 +195,7 @@ def start():
             'rss_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
+board.start()
 for line in sys.stdin:
     name, arguments = json.loads(line)
     try:
@@ -536,7 +550,7 @@ class Handshakes(WithSshd):
     @in_each_environment
     def test_keys_are_exchanged_anew_on_a_sleeping_connection(self, environment, driver):
         result = driver.rekey(port=self.sshd().port, user=self.user, key=self.user_keys['ecdsa'])
-        self.assertEqual(result, {'output': 'it works\n'})
+        self.assertEqual(result, {'output': 'it works\n', 'whole': True})
 
     @in_each_environment
     def test_a_script_that_ends_with_a_sleeping_connection_ends_at_once(self, environment, driver):
