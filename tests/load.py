@@ -67,10 +67,11 @@ def pour(sock):
         sock.sendall(bytes(65536))
 
 
-def sink(sock):
-    """Read without a word."""
-    while sock.recv(65536):
-        pass
+def part(sock):
+    """Read without a word, some of it, and leave in the middle: what comes after that is reset."""
+    seen = 0
+    while seen < 3 * MEBI and (piece := sock.recv(65536)):
+        seen += len(piece)
 
 
 def digest(sock):
@@ -194,9 +195,9 @@ def resets(port, count, seed=2):
         chance = random.Random(f'{seed} {port} {number}')
         sock = connect(port)
         with contextlib.suppress(ConnectionError):
-            for _ in range(chance.choice((0, 0, 1, 3))):
+            for _ in range(pieces := chance.choice((0, 0, 1, 3))):
                 sock.sendall(chance.randbytes(chance.choice((1, 1000, 30_000))))
-            if chance.random() < 0.4:
+            if pieces and chance.random() < 0.4:
                 sock.recv(1)
         reset(sock)
     return together(count, one)
@@ -262,18 +263,18 @@ def use(socks):
 
 
 def both_ways(up, down, pairs, amount=4 * MEBI):
-    """As `iperf3 --bidir -P pairs`: so many streams each way at once, all left in the middle together; what went wrong."""
+    """As `iperf3 --bidir -P pairs`: so many streams each way at once; those up to part() are left by the target, the others
+    by the client, all about together, with bytes under way. What went wrong."""
     def one(number):
-        way = (up, down)[number % 2]
+        way, moved = (up, down)[number % 2], 0
         with connect(way) as sock:
-            moved = 0
-            while moved < amount:
-                count = sock.send(bytes(65536)) if way == up else len(sock.recv(65536))
-                if not count:
-                    return f'cut off after {moved} bytes'
-                moved += count
-            ready.wait(PATIENCE)
-    ready = threading.Barrier(2 * pairs)
+            with contextlib.suppress(ConnectionError):
+                while way == up or moved < amount:
+                    count = sock.send(bytes(65536)) if way == up else len(sock.recv(65536))
+                    if not count:
+                        break
+                    moved += count
+            return moved < 3 * MEBI and f'cut off after {moved} bytes'
     return together(2 * pairs, one, 2 * pairs)
 
 
