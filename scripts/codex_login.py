@@ -294,8 +294,6 @@ def take(inbox, limit):
 # == 2. What people write ==============================================================================================
 # One meaning for each text that a person, or another ssh, wrote. Pure: no files, no sockets, no clock.
 
-LOOPBACK_NAMES = ('localhost', '127.0.0.1', '::1')
-
 # Terminal control sequences (ECMA-48, of 7 and 8 bits): CSI, OSC and the like, two-character escapes; cut ones, too.
 ESCAPES = re.compile(r'(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?'
                      r'|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b[ -/]*[0-~]?')
@@ -972,66 +970,236 @@ class Transcript:
 class SignIn(NamedTuple):
     """A sign-in address: where the browser goes, and where its redirect comes back to.
 
-    `port` and `path` are the redirect's; `port` is None where a page only wants to be opened. `state` is None where
-    the address names none. `served` says that the program itself serves the page, on the server's loopback.
+    `port` and `path` are the redirect's; `path` is '' where only the page knows it. `state` is None where the address names
+    none. `kind` is 'redirect'; 'bare' where it names none, and is on the server's loopback itself; 'cut' where its end is
+    missing, and it must not be opened; 'leaving' where the redirect goes elsewhere than to loopback, and `port` is None.
     """
     url: str
     port: 'int | None'
     path: str
     state: 'str | None'
-    served: bool
+    kind: str
+
+    @property
+    def served(self):
+        """Whether the program itself serves the page."""
+        return self.kind == 'bare'
 
 
-URLS = re.compile(r'https?://[!#-;=?-Z\]^_a-z|~[]+')
-AFTER_ADDRESS = '.,;:!?)]}|\''       # what a sentence puts behind an address
-# A line with these says where a program listens, not where a person shall go.
-LISTENING_WORDS = re.compile(r'\b(start|listen|serv|wait|callback|redirect|running)', re.I)
+ADDRESS_SIGNS = r'[!#-;=?-Z\]^_a-z|~[]+'
+URLS = re.compile('https?://' + ADDRESS_SIGNS)
+AFTER_ADDRESS = '.,;:!?)]}|\'*'       # what a sentence puts behind an address
+LINKS = re.compile('(?:\x1b]|\x9d)8;[^;\x07\x1b\x9c]*;(https?://[!-~]+)')        # where the hyperlinks of terminals lead to (OSC 8)
+FRAME = ' \t│┃║|'
+# An address with this end is none yet.
+CUT = re.compile(r'(%[0-9a-f]?|[?&]|[?&](state|scope|code_challenge|client_id|redirect_uri|response_type)=|%3a|[^/]:)$', re.I)
+# A line with these says where a program listens, or what it asks, not where a person shall go.
+LISTENING_WORDS = re.compile(r'\b(start|listen|serv|wait|callback|redirect|running|proxy)', re.I)
 
 
 def loopback_port(url):
-    """The port of an http(s) address on loopback, else None."""
+    """The port of an http(s) address on loopback, else None. Names below localhost are loopback, too (RFC 6761, section 6.3)."""
     try:
         parts = urlsplit(url)
-        if parts.scheme in ('http', 'https') and parts.hostname in LOOPBACK_NAMES:
+        if parts.scheme in ('http', 'https') and re.fullmatch(r'(.*\.)?localhost|127\.0\.0\.1|::1', parts.hostname or ''):
             return parts.port or (443 if parts.scheme == 'https' else 80)
     except ValueError:
         pass
     return None
 
 
-def read_sign_in(url):
+def parameters_of(url):
+    """The parameters of an address as (name, value), in its query, and behind its fragment's `?`."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return []
+    return parse_qsl(parts.query) + parse_qsl(parts.fragment.partition('?')[2] or parts.fragment)
+
+
+def read_sign_in(url, nested=3):
     """The SignIn that an address stands for, else None where nothing in it speaks of a redirect to loopback.
 
     The redirect is redirect_uri (RFC 6749, section 4.1.1), or what is called much like it; any other parameter with an
-    address only where there is none of these.
+    address only where there is none of these. It may stand in another address, or be no more than a port.
     """
-    try:
-        parts = urlsplit(url)
-        parameters = parse_qsl(parts.query) + parse_qsl(parts.fragment)
-    except ValueError:
-        return None
-    named = [pair for pair in parameters if re.search('redirect|callback|return', pair[0], re.I) and URLS.match(pair[1])]
-    named.sort(key=lambda pair: pair[0] != 'redirect_uri')
-    state = dict(parameters).get('state')
-    for _, value in named or parameters:
+    parameters = [(name, unquote(value) if re.match('https?%3a', value, re.I) else value) for name, value in parameters_of(url)]
+    places = [pair for pair in parameters if re.match('https?://|/.*[?]', pair[1])]
+    named = [pair for pair in places if re.search('redirect|callback|return', pair[0], re.I)]
+    for _, value in sorted(named, key=lambda pair: pair[0] != 'redirect_uri') or places:
         port = loopback_port(value)
         if port:
-            return SignIn(url, port, urlsplit(value).path or '/', state, False)
+            return SignIn(url, port, urlsplit(value).path or '/', dict(parameters).get('state'), 'redirect')
+        inner = nested and read_sign_in(value, nested - 1)
+        if inner and inner.kind == 'redirect':
+            return inner._replace(url=url)
+    signs = re.search('redirect|callback|login|auth|[?&]state=', url, re.I)
+    for name, value in () if named else parameters:
+        if re.search('[_-]port$|Port$' + '|^port$' * bool(signs), name) and re.fullmatch('[0-9]{4,5}', value) and 1023 < int(value) < 65536:
+            return SignIn(url, int(value), '', dict(parameters).get('state'), 'redirect')
     port = loopback_port(url)
-    if port:
-        return SignIn(url, port, parts.path or '/', None, True)
-    return None
+    return SignIn(url, port, urlsplit(url).path or '/', None, 'bare') if port else None
+
+
+def addresses(text):
+    """Each address in a text, and where it ends: a scope may have raw spaces, and a sentence goes on behind it."""
+    places = list(URLS.finditer(text))
+    for place, following in zip(places, [*(place.start() for place in places[1:]), len(text)]):
+        url, more, _ = place[0].partition('](')     # Markdown, with the address for a name
+        tail = re.match(f'(?: {ADDRESS_SIGNS})*', text[place.end():following])[0] if not more else ''
+        rest = re.match('.*&[A-Za-z][^ =&]*=[^ ]*', tail)
+        if '?' not in url or not rest and not (re.split('[?&]', url)[-1].startswith('scope=') and all(
+                word in ('openid', 'profile', 'email', 'offline_access') or re.search('[a-z][_:/.][a-z]', word) for word in tail.split())):
+            tail = ''
+        tail = rest[0] if rest and tail else tail
+        yield (url + tail).replace(' ', '%20').rstrip(AFTER_ADDRESS), place.start(), place.end() + len(tail)
+
+
+class Finder:
+    """Finds what a person is to open: in the lines that a program prints, and in what it hands to $BROWSER.
+
+    An address at the end of its line may go on in the next one, where something breaks lines at a fixed width. So some are
+    given only by settle(), once nothing was said for `quiet` seconds: what was last kept, then the second best.
+    """
+    WIDEST = 256        # a line that was broken has no more columns
+
+    def __init__(self, strict=False):
+        self._strict, self._last, self._second, self._codes = strict, None, None, DeviceCodes()
+        self._kept, self._listens, self._place, self._width, self._even = '', False, 0, 0, False
+
+    @property
+    def quiet(self):
+        return 0.5 if self._kept or self._codes.doubtful else 3.0 if self._second else None
+
+    def feed(self, line):
+        """The SignIn or DeviceCode that a line brings or completes, else None."""
+        found = None
+        for url in LINKS.findall(line):
+            found = self._offer(url) or self._codes.feed(url) or found
+        text = re.sub(r'\\u00([2-7][0-9a-f])', lambda match: chr(int(match[1], 16)), harmless(line).replace('\\/', '/'))
+        text = re.sub('&(?:amp|#38|#x26);', '&', text)
+        body, place, width = text.strip(FRAME), len(text.rstrip(FRAME)), len(text.rstrip())
+        joined = self._kept and self._goes_on(body, place)
+        if joined:
+            body = self._kept + body
+        else:
+            found = self._release() or found
+        self._listens = bool(LISTENING_WORDS.search(URLS.sub('', body)))
+        self._kept, self._even = '', joined and place == self._place
+        for url, start, end in addresses(body):
+            if end == len(body) and place <= self.WIDEST:
+                self._kept, self._place, self._width = body[start:], place, width
+            else:
+                found = self._offer(url, self._listens, body.startswith('…', end)) or found
+        return found or (self._codes.feed(body) if not self._last else None)
+
+    def handed(self, url):
+        """The same for what $BROWSER was handed, which is whole."""
+        url = url.replace(' ', '%20')
+        found = read_sign_in(url) if URLS.fullmatch(url) else None
+        if not URLS.fullmatch(url) or found and found.kind == 'bare' and not self._last:
+            self._last = found or self._last
+        else:
+            found = self._offer(url) or (self._codes.feed(url) if not self._last else None)
+        self._kept = '' if found else self._kept
+        return found
+
+    def settle(self):
+        """What is left to be opened, or to be told of, after the quiet."""
+        if self._kept:
+            return self._release()
+        found = self._second or self._codes.doubtful
+        self._second = self._codes.doubtful = None
+        if isinstance(found, SignIn) and found.kind == 'bare':
+            self._last = found
+        return found
+
+    def _release(self):
+        url, self._kept = self._kept, ''
+        return self._offer(next(addresses(url))[0], self._listens) if url else None
+
+    def _goes_on(self, body, place):
+        """Whether a line goes on with the address that was kept."""
+        piece = re.match(ADDRESS_SIGNS, body)
+        if not piece or URLS.match(body) or place > self._place:
+            return False
+        if re.search('&[A-Za-z][^ =&]*=|%[0-9A-F]{2}', piece[0]) or CUT.search(self._kept):
+            return True
+        alone = piece.end() == len(body)
+        word = re.fullmatch('[A-Z][a-z]+[.,:;!?]*|[a-z]+' + '[.,:;!?]' * alone + '[.,:;!?]*|[0-9]?[^\\w%].*', piece[0])
+        return self._even and alone or not word and (self._even or self._width == 80)
+
+    def _offer(self, url, listens=False, cut=False):
+        """What to do with an address: give it, keep it for second best, or nothing."""
+        found, last = read_sign_in(url), self._last
+        if not found and self._strict and any(name == 'redirect_uri' for name, _ in parameters_of(url)):
+            found = SignIn(url, None, '', None, 'leaving')
+        if not found or found.kind == 'bare' and listens:
+            return None
+        if cut or CUT.search(url):
+            found = found._replace(kind='cut')
+        if last and (last.url.startswith(url) or last.kind == 'redirect' and found.kind != 'redirect'
+                     or last.state and found[1:4] == last[1:4] and not url.startswith(last.url)):
+            return None
+        if found.kind in ('bare', 'cut'):
+            self._second = found
+            return None
+        self._last, self._second = found, None
+        return found
+
+
+class DeviceCode(NamedTuple):
+    """A page and the one-time code to enter there (RFC 8628)."""
+    url: str
+    code: str
+
+
+class DeviceCodes:
+    """Finds page and code of a device sign-in in lines, whichever comes first.
+
+    A code is what is called one, or stands alone where one was announced, or the page is one for devices. A page that
+    does not say so itself is `doubtful`: it is given only where no better one comes.
+    """
+    NEAR = 12           # lines that may be between page and code
+    # What is called a code, and is none of these.
+    OTHER = re.compile('(?:error|exit|status|source|zip|postal|promo|discount|coupon|country|activation|licen[cs]e|order|return)[ -]code', re.I)
+    CALLED = re.compile('code|código|codice|код|コード|代码|代碼|코드', re.I)
+    PAGE = re.compile('[/.]device|device[/.?]|devicelogin|activate|/link$|/pair|user_code=', re.I)
+
+    def __init__(self):
+        self._line, self._page, self._code, self._given, self._called, self.doubtful = 0, (-99, ''), (-99, ''), '', False, None
+
+    def feed(self, text):
+        self.doubtful, self._line = None, self._line + bool(text)
+        for url, *_ in addresses(text):
+            if url.startswith('https://') and (self.PAGE.search(url) or not self.PAGE.search(self._page[1])):
+                self._page = self._line, url
+        words = self.OTHER.sub('', URLS.sub(' ', text)).strip(FRAME)
+        called = bool(self.CALLED.search(words))
+        near = self._line - self._page[0] <= self.NEAR and self.PAGE.search(self._page[1])
+        code = re.search(r'(?<![\w/-])([A-Z0-9]{4,8}-[A-Z0-9]{4,8})(?![\w-])', words) or re.search(
+            r'\bcode\b\W{0,3}(?:is\W{1,3})?([A-Z0-9]{6,10})(?![\w-])', words) or near and self._called and re.fullmatch(
+            '((?=.*[0-9])[A-Z0-9]{6,10})', words)
+        if code and (called or code[0] == words and (self._called or near)):
+            self._code = self._line, code[1]
+        given = [value for name, value in parameters_of(self._page[1]) if name == 'user_code' and self._page[0] == self._line]
+        if given:
+            self._code = self._line, given[0]
+        self._called = called if words else self._called
+        if not self._page[1] or self._code[1] in ('', self._given) or abs(self._page[0] - self._code[0]) > self.NEAR:
+            return None
+        found = DeviceCode(self._page[1], self._code[1])
+        if not self.PAGE.search(found.url):
+            self.doubtful = found
+            return None
+        self._given = found.code
+        return found
 
 
 def find_sign_in(line):
     """The SignIn in a line that a program printed, else None."""
-    line = harmless(line)
-    listens = LISTENING_WORDS.search(URLS.sub('', line))
-    for url in URLS.findall(line):
-        found = read_sign_in(url.rstrip(AFTER_ADDRESS))
-        if found and not (found.served and listens):
-            return found
-    return None
+    finder = Finder()
+    return finder.feed(line) or finder.settle() or finder.settle()
 
 
 def check_sign_in(found):
@@ -1046,34 +1214,10 @@ def check_sign_in(found):
 def leaving_redirect(line):
     """The redirect of a sign-in address in `line` that is not on loopback, else None (RFC 8252, section 7.3)."""
     for url in URLS.findall(harmless(line)):
-        try:
-            parameters = parse_qsl(urlsplit(url).query)
-        except ValueError:
-            continue
-        for name, value in parameters:
+        for name, value in parameters_of(url):
             if name == 'redirect_uri' and loopback_port(value) is None:
                 return value
     return None
-
-
-class DeviceCode(NamedTuple):
-    """A page and the one-time code to enter there (RFC 8628)."""
-    url: str
-    code: str
-
-
-class DeviceCodeScanner:
-    """Finds page and code in the lines of a device sign-in: the last https address before the first code."""
-
-    def __init__(self):
-        self._url = None
-
-    def feed(self, line):
-        line = harmless(line)
-        for url in URLS.findall(line):
-            self._url = url.rstrip(AFTER_ADDRESS) if url.startswith('https://') else self._url
-        code = re.search(r'(?<![\w-])([A-Z0-9]{4,8}-[A-Z0-9]{4,8})(?![\w-])', line)
-        return DeviceCode(self._url, code[1]) if code and self._url else None
 
 
 # -- What a browser sends ----------------------------------------------------------------------------------------------
@@ -1105,7 +1249,7 @@ def parse_redirect(text):
         found = found or list(dict.fromkeys(addresses_in(harmless(text).replace('&amp;', '&'))))
         text = unquote(text)
     found = [address for address in found if loopback_port(address)] or [
-        address for address in found if '://' not in address and {'state', 'code', 'error'} & parameters_of(address).keys()]
+        address for address in found if '://' not in address and {'state', 'code', 'error'} & dict(parameters_of(address)).keys()]
     found = [address for address in found if '?' in address] or found
     if len(found) != 1 or not re.fullmatch(r'[!-~]{1,16000}', found[0]):
         raise Problem('redirect', 'These are several redirects of sign-ins.' if len(found) > 1 else
@@ -1119,7 +1263,7 @@ def parse_redirect(text):
 def addresses_in(text):
     """What stands for an address in a text, each word looked at once: URLs, and redirects without their beginning."""
     for word in re.split(r'[\s"<>`{}\\' + QUOTES + r']+|\]\(', text):
-        word = word.lstrip("(*_'").rstrip(AFTER_ADDRESS + '*')
+        word = word.lstrip("(*_'").rstrip(AFTER_ADDRESS)
         url = re.search('https?://', word)
         if url:
             yield word[url.start():]
@@ -1129,11 +1273,6 @@ def addresses_in(text):
             yield word
         elif re.match('(state|code|error)=', word):
             yield '?' + word
-
-
-def parameters_of(address):
-    """The parameters in an address's query, by name."""
-    return dict(parse_qsl(urlsplit(address).query))
 
 
 class Request(NamedTuple):
@@ -1338,7 +1477,7 @@ def judge(request, pending):
     if not path.startswith('/') or '#' in request.target or path != pending.path and _is_crooked(path):
         return here(400, 'Not understood', 'This is no address of a page here.')
     hosts = [value.lower() for name, value in request.lines if name.lower() == 'host']
-    if hosts not in ([f'{name}:{pending.port}'] for name in ('localhost', '127.0.0.1', '[::1]')):
+    if len(hosts) != 1 or not re.fullmatch(rf'(([a-z0-9-]+\.)*localhost|127\.0\.0\.1|\[::1\]):{pending.port}', hosts[0]):
         return here(403, stranger, 'The request was meant for another host.')
     if request.body is None:
         return here(413, 'Too large', 'No sign-in sends as much as that.')
@@ -6259,7 +6398,7 @@ class Login:
     def _forget_program(self):
         self._inbox = queue.Queue()     # what the program before may still say is not for the next one
         self._remote = RemoteLogin(self._link, self._command, self._inbox, self._options.timeout)
-        self._scanner = DeviceCodeScanner() if '--device-auth' in self._command.line else None
+        self._scanner = DeviceCodes() if '--device-auth' in self._command.line else None
         self._relay = self._sign_in = self._code = self._follow_at = None
         self._started = time.time()
         self._patience = 40     # times that the end of the program waits for the answer to its callback
@@ -6489,7 +6628,7 @@ class Login:
                           f'opened:\n{harmless(elsewhere)[:80]}', 'Ask who runs the server.')
 
     def _look_for_code(self, line):
-        found = self._scanner.feed(line)
+        found = self._scanner.feed(harmless(line))
         if found and not self._code:
             self._check_issuer(found.url)
             self._code = found

@@ -81,7 +81,13 @@ def read_transcript(text):
 
 
 def read_device_code(text):
-    return script.DeviceCodeScanner().feed(text)
+    return read_lines(text)
+
+
+def read_lines(text):
+    finder = script.Finder(strict=True)
+    found = [finder.feed(line) for line in text.split('\n')] + [finder.settle(), finder.settle()]
+    return found + [finder.handed(text)]
 
 
 def read_request(text):
@@ -131,7 +137,7 @@ READERS = {
         'http://localhost:1455', '/auth/callback', '?code=', '&state=', '%', '[', ']', '#', '<', '"', ':99999', '9' * 50], Problem),
     'session': (script.read_session, ['{', '}', '[', ']', '"server":', '"x"', ',', ':', 'null', 'NaN', '1e999', '9' * 50], ValueError),
     'transcript': (read_transcript, ['\n', '@0123456789abcdef ', 'exit ', '²', '9' * 50, 'browser ', 'x', '\r', '\ud800'], ()),
-    'sign-in': (script.find_sign_in, [
+    'sign-in': (read_lines, ['\n', '\x1b]8;;', '%20', '…', ' read_api', '&scope=', '&amp;', '\\u0026', '\\/', 'https%3A%2F%2F', '│ ',
         'https://a.example/?redirect_uri=http%3A%2F%2Flocalhost%3A1455%2F', 'http://localhost:1455/', ' ', '.', ')', '&state=', '[',
         'listening on ', 'https://', '%5B', ';', ':99999', '9' * 50, '\x1b[1m'], ()),
     'leaving redirect': (script.leaving_redirect, ['https://a.example/?', 'redirect_uri=', 'https%3A%2F%2Fb', '&', ' ', '[', ';'], ()),
@@ -396,12 +402,21 @@ def test_a_pattern_matches_as_its_definition_says(pattern, name):
 @runs
 @given(texts(READERS['sign-in'][1]))
 def test_a_sign_in_address_is_one_of_the_line_and_plain(line):
-    found = script.find_sign_in(line)
-    if found:
-        assert found.url in script.harmless(line) and re.fullmatch('[!-~]+', found.url)
-        assert 0 < found.port < 65536 and found.path.startswith('/')
-        with contextlib.suppress(Problem):
-            script.check_sign_in(found)
+    for found in filter(None, read_lines(line)):
+        assert re.fullmatch('[!-~]+', found.url) and found.url.startswith('http')
+        if found.kind != 'leaving':
+            assert 0 < found.port < 65536 and found.path[:1] in ('/', '')
+
+
+@runs
+@given(st.text(string.ascii_letters + string.digits + '-_', min_size=1, max_size=90), st.booleans(), st.sampled_from(['', 'Waiting for you', 'Done?']))
+def test_an_address_that_rich_broke_at_80_columns_is_whole_again(state, box, after):
+    url = f'https://id.example/authorize?client_id=app_EMoamEEZ73f0CkXaXp7hrann&redirect_uri=http%3A%2F%2Flocalhost%3A1455%2Fcb&state={state}'
+    width = 76 if box else 80
+    lines = [url[at:at + width] for at in range(0, len(url), width)] + [after]
+    finder = script.Finder()
+    found = [finder.feed(f'│ {line.ljust(76)} │' if box else line) for line in lines] + [finder.settle()]
+    assert [sign_in.url for sign_in in found if sign_in] == [url]
 
 
 @runs

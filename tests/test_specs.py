@@ -346,9 +346,18 @@ def test_a_line_around_the_longest_reads_the_same_in_one_piece_and_byte_by_byte(
 
 # --- Sign-in addresses --------------------------------------------------------------------------------------
 
+def found_in(text, strict=False):
+    """What is given for the lines of a text, in order, and then, as after a silence, what was kept."""
+    finder = script.Finder(strict)
+    found = [finder.feed(line) for line in text.splitlines()]
+    while finder.quiet:
+        found.append(finder.settle())
+    return list(filter(None, found))
+
+
 def sign_in_of(text):
-    """The first sign-in that any of the lines holds."""
-    return next(filter(None, map(script.find_sign_in, text.splitlines())), None)
+    """The sign-in that a person is led to."""
+    return next(iter(found_in(text)), None)
 
 
 def page(base, redirect, **more):
@@ -395,7 +404,7 @@ MCP = page('https://mcp.example.org/authorize', 'http://127.0.0.1:3335/oauth/cal
                  MCP, 3335, '/oauth/callback', id='mcp-remote'),
 ])
 def test_each_program_s_sign_in_page_is_found(text, url, port, path):
-    assert sign_in_of(text) == SignIn(url, port, path, 's-1' if url == AUTHORIZE else 'xyz', False)
+    assert sign_in_of(text) == SignIn(url, port, path, 's-1' if url == AUTHORIZE else 'xyz', 'redirect')
 
 
 @pytest.mark.parametrize('text, url, port, path', [
@@ -407,11 +416,11 @@ def test_each_program_s_sign_in_page_is_found(text, url, port, path):
     pytest.param('Open http://[::1]:8000/login.', 'http://[::1]:8000/login', 8000, '/login', id='ipv6'),
 ])
 def test_an_address_that_the_program_itself_serves_is_a_sign_in_too(text, url, port, path):
-    assert sign_in_of(text) == SignIn(url, port, path, None, True)
+    assert sign_in_of(text) == SignIn(url, port, path, None, 'bare')
 
 
 @pytest.mark.parametrize('text', [
-    '', 'Starting local login server on http://localhost:1455.', 'Listening on http://127.0.0.1:8976/',
+    '', 'Using proxy http://127.0.0.1:7890', 'Starting local login server on http://localhost:1455.', 'Listening on http://127.0.0.1:8976/',
     'Waiting for http://localhost:9005',
     'A web browser has been opened at https://login.microsoftonline.com/organizations/oauth2/v2.0/authorize.',
     'OAuth callback server running at http://127.0.0.1:3335',
@@ -430,7 +439,7 @@ def test_other_addresses_are_no_sign_in(text):
     ('\x1b]0;title\x07', ''), ('\u202e', '\u202c'),
 ])
 def test_an_address_ends_where_a_person_would_say(before, after):
-    assert script.find_sign_in(f'{before}{AUTHORIZE}{after}').url == AUTHORIZE
+    assert [found.url for found in found_in(f'{before}{AUTHORIZE}{after}')] == [AUTHORIZE]
 
 
 @pytest.mark.parametrize('url, port, path, state', [
@@ -447,14 +456,29 @@ def test_an_address_ends_where_a_person_would_say(before, after):
     ('https://a.test/?origin=http://localhost:4321/callback', 4321, '/callback', None),
     ('https://a.test/?redirect=yes&origin=http://localhost:4321/callback', 4321, '/callback', None),
     ('https://a.test/?callback=http://localhost:1/x&redirect_uri=https://a.test/', 1, '/x', None),
+    # Below localhost; in another address; encoded once more; behind a fragment.
+    ('https://a.test/?redirect_uri=http://app.localhost:1/x&state=s', 1, '/x', 's'),
+    ('https://a.test/?continue=' + quote('https://b.test/o?redirect_uri=' + quote('http://localhost:1/x', '') + '&state=in', '') + '&state=out',
+     1, '/x', 'in'),
+    ('https://a.test/login?return_to=' + quote('/o/authorize?state=in&redirect_uri=http://127.0.0.1:1/x', ''), 1, '/x', 'in'),
+    ('https://a.test/?redirect_uri=http%253A%252F%252Flocalhost%253A1%252Fx', 1, '/x', None),
+    ('https://a.test/#/login?callback=http%3A%2F%2Flocalhost%3A1%2Fx', 1, '/x', None),
+    ('http://localhost:8080/login?redirect_uri=http://localhost:8085/x&state=s', 8085, '/x', 's'),
+    # A port by its name: turso, pulumi.
+    ('https://api.turso.tech?port=34893&redirect=true', 34893, '', None),
+    ('https://app.pulumi.com/cli-login?cliSessionPort=40123&cliSessionNonce=n&cliSessionDescription=d', 40123, '', None),
+    *((f'https://a.test/x?{name}=40123&state=s', 40123, '', 's') for name in ('port', 'callback_port', 'local-port', 'redirectPort')),
 ])
 def test_the_port_is_the_redirect_s(url, port, path, state):
-    assert script.read_sign_in(url) == SignIn(url, port, path, state, False)
+    assert script.read_sign_in(url) == SignIn(url, port, path, state, 'redirect')
 
 
 @pytest.mark.parametrize('url', [
     'https://a.test/', 'https://a.test/?redirect_uri=https://a.test/cb&referrer=http://localhost:3000/',
     'https://a.test/?referrer=http://localhost:3000/&returnTo=https://a.test/cb',
+    'https://a.test/?redirect_uri=https://a.test/cb&port=40123', 'https://a.test/login?support=40123&report=40123&port=443',
+    'https://db.test/?host=db&port=5432', 'https://a.test/login?port=99999', 'https://a.test/login?port=1234x',
+    'https://a.test/?redirect_uri=http://localhost.b.test:1/', 'https://a.test/?redirect_uri=http://notlocalhost:1/',
 ])
 def test_an_address_whose_answer_goes_elsewhere_has_no_redirect_here(url):
     assert script.read_sign_in(url) is None
@@ -485,9 +509,138 @@ def test_a_redirect_that_leaves_this_device_is_seen(line, redirect):
     assert script.leaving_redirect(line) == redirect
 
 
+# --- Which of many addresses, and where one ends ------------------------------------------------------------
+
+def redirect(number, state='s'):
+    return f'https://id.example/a?redirect_uri=http%3A%2F%2Flocalhost%3A{number}%2Fcb&state={state}'
+
+
+@pytest.mark.parametrize('line', [
+    'Using proxy http://127.0.0.1:7890', '使用代理 http://127.0.0.1:7890', 'Proxy verwendet: http://127.0.0.1:7890/',
+    'http://localhost:7890', 'see http://proxy.localhost:7890/ and http://[::1]:1/',
+])
+def test_a_redirect_wins_over_what_is_merely_on_loopback(line):
+    assert [found.port for found in found_in(f'{line}\n\nSign in:\n{redirect(1)}\n{line}')] == [1]
+    assert [found.port for found in found_in(f'{redirect(1)}\n{line}\n')] == [1]
+
+
+def test_a_bare_address_is_given_only_after_a_silence_and_a_redirect_comes_after_it_all_the_same():
+    finder = script.Finder()
+    assert finder.quiet is None and finder.feed('使用代理 http://127.0.0.1:7890') is None
+    assert finder.quiet == 0.5 and finder.settle() is None and finder.quiet == 3.0
+    assert finder.settle().kind == 'bare' and finder.quiet is None
+    assert finder.feed('http://127.0.0.1:7890 again') is None and finder.quiet is None
+    assert finder.feed(redirect(1) + ' and').port == 1 and finder.quiet is None
+
+
+def test_a_second_sign_in_and_a_renewed_address_are_given_and_a_repeated_one_is_not():
+    text = '\n'.join([redirect(1, 'a'), redirect(1, 'a'), 'or ' + redirect(1, 'a') + '.', redirect(1, 'b'), redirect(2, 'b'), redirect(2, 'b')])
+    assert [found[1:4] for found in found_in(text)] == [(1, '/cb', 'a'), (1, '/cb', 'b'), (2, '/cb', 'b')]
+
+
+def test_what_the_browser_was_handed_is_whole_and_wins():
+    finder = script.Finder()
+    cut = redirect(1)[:-10]
+    assert finder.feed(cut) is None and finder.handed(redirect(1)).url == redirect(1)
+    assert finder.settle() is None and finder.feed(redirect(1)) is None and finder.settle() is None and finder.quiet is None
+    assert finder.handed('http://localhost:8000/') is None and finder.handed(redirect(1, 'new')).state == 'new'
+    assert script.Finder().handed('http://localhost:8000').kind == 'bare'
+    assert script.Finder().handed('https://example.org/') is None and script.Finder().handed(redirect(1) + '\n') is None
+    assert script.Finder().handed(redirect(1) + '&scope=api read_api').url == redirect(1) + '&scope=api%20read_api'
+    # Printed cut where nothing tells, given, and then handed whole.
+    finder = script.Finder()
+    assert finder.feed(cut + ' and').state is None and finder.handed(redirect(1)).state == 's'
+
+
+def test_what_goes_elsewhere_is_given_only_where_that_is_looked_for():
+    away = page('https://id.example/a', 'https://evil.example/cb')
+    assert found_in(away) == [] and [found.kind for found in found_in(away, strict=True)] == ['leaving']
+    assert found_in('https://example.org/?x=y', strict=True) == []
+
+
+RICH = 80 * '─'     # where there is no terminal, rich takes 80 columns
+LONG = ('https://auth.example.org/oauth/authorize?response_type=code&client_id=app_EMoamEEZ73f0CkXaXp7hrann&redirect_uri='
+        'http%3A%2F%2Flocalhost%3A1455%2Fauth%2Fcallback&scope=openid%20profile%20email%20offline_access&code_challenge='
+        'E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&code_challenge_method=S256&state=')
+
+
+def folded(text, width):
+    return [text[at:at + width] for at in range(0, len(text), width)]
+
+
+def boxed(lines, width, left='│ ', right=' │'):
+    return '\n'.join([f'╭{"─" * (width + 2)}╮', *(left + line.ljust(width) + right for line in lines), f'╰{"─" * (width + 2)}╯'])
+
+
+@pytest.mark.parametrize('state', ['xyzzyplughfoo', 'x', 'a%2Fb', 'A-B_c', 'ab-', '0', 'abcdefghij0klm'])
+@pytest.mark.parametrize('text', [
+    pytest.param(lambda url: '\n'.join(['Please sign in:', *folded(url, 80), 'Waiting for you']), id='rich'),
+    pytest.param(lambda url: '\n'.join(folded(url, 80)), id='rich, and nothing more'),
+    pytest.param(lambda url: '\n'.join(['Please sign in at ', *folded(url, 80)]) + ' and \ncome back', id='rich, in a sentence'),
+    pytest.param(lambda url: boxed(['Open this page:', '', *folded(url, 76), '', 'Then come back'], 76), id='rich, in a box'),
+    pytest.param(lambda url: boxed(folded(url, 76), 76), id='rich, alone in a box'),
+    pytest.param(lambda url: boxed(folded(url, 56), 56, '  ┃ ', ' ┃'), id='another box'),
+    pytest.param(lambda url: boxed(folded(url, 60), 60, '| ', ' |'), id='a box of ASCII'),
+    pytest.param(lambda url: '\n'.join(folded(url, 60)) + '\n\nDone?', id='60 columns'),
+    pytest.param(lambda url: '\n'.join('    ' + line for line in folded(url, 120)), id='120 columns, indented'),
+    pytest.param(lambda url: '\n'.join(f'\x1b[4;94m{line}\x1b[0m' for line in folded(url, 60)), id='60 columns, in colours'),
+])
+def test_an_address_broken_at_a_fixed_width_is_put_together(text, state):
+    assert [found.url for found in found_in(text(LONG + state))] == [LONG + state]
+
+
+@pytest.mark.parametrize('after', [
+    'Waiting for authentication...', 'Waiting...', 'waiting for you', '', 'PORT=3000', 'or_this', 'See https://example.org/?a=b&c=d',
+    '1. Sign in', '- then come back', '┃ Then come back ┃', '\u200b', '→ go', '(waiting)', '"quoted"',
+])
+@pytest.mark.parametrize('url', [redirect(1455), redirect(1455, 'a-'), redirect(1455, 'abcd'), redirect(1455, 'abcdef%3D'), redirect(1455, 'x' * 90)])
+def test_what_follows_an_address_in_the_next_line_is_not_a_part_of_it(url, after):
+    assert [found.url for found in found_in(f'Sign in:\n{url}\n{after}')] == [url]
+    assert [found.url for found in found_in(f'Sign in:\n  {url}\n  {after}\n')] == [url]
+
+
+@pytest.mark.parametrize('end', [
+    '%', '%2', '%3A%2F%2Flocalhost%3A1&state=', '%3A%2F%2Flocalhost%3A1&', '%3A%2F%2Flocalhost%3A1&scope=', '%3A%2F%2Flocalhost%3A',
+    '%3A%2F%2Flocalhost%3A1%2Fcb&state=abc…',
+])
+def test_a_cut_address_is_never_one_to_open(end):
+    found = found_in(f'https://id.example/a?callback=http://localhost:1/&redirect_uri=http{end}\n\nDone')
+    assert [sign_in.kind for sign_in in found] == ['cut']
+
+
+SPACED = 'https://gitlab.example/oauth?client_id=x&redirect_uri=http://localhost:7171/auth&response_type=code&state=s&scope=%s'
+
+
+@pytest.mark.parametrize('text, url', [
+    ('Open https://gl.example/o?redirect_uri=http://localhost:7171/a&scope=api read_api&response_type=code&state=s',
+     'https://gl.example/o?redirect_uri=http://localhost:7171/a&scope=api%20read_api&response_type=code&state=s'),
+    ('Open https://gl.example/o?redirect_uri=http://localhost:7171/a&scope=a b c&state=s and come back',
+     'https://gl.example/o?redirect_uri=http://localhost:7171/a&scope=a%20b%20c&state=s'),
+    (SPACED % 'openid profile email', SPACED % 'openid%20profile%20email'),
+    (SPACED % 'read:user repo:status', SPACED % 'read:user%20repo:status'),
+    (SPACED % 'openid and come back', SPACED % 'openid'), (SPACED % 'openid.  Then & later=', SPACED % 'openid'),
+    (SPACED % 'openid' + ' R&D', SPACED % 'openid'),
+    ('{"url":"' + redirect(1).replace('&', '\\u0026') + '","n":1}', redirect(1)),
+    ('{"url":"' + redirect(1).replace('/', '\\/') + '"}', redirect(1)),
+    (f'<a href="{redirect(1).replace("&", "&amp;")}">here</a>', redirect(1)), (redirect(1).replace('&', '&#38;'), redirect(1)),
+    (f'**{redirect(1)}**', redirect(1)), (f'[Sign in]({redirect(1)})', redirect(1)), (f'[{redirect(1)}]({redirect(1)})', redirect(1)),
+    (f'<{redirect(1)}>', redirect(1)), (f'`{redirect(1)}`', redirect(1)), (f'“{redirect(1)}”', redirect(1)), (f"'{redirect(1)}',", redirect(1)),
+    (f'{redirect(1)}...', redirect(1)), (f'\x1b]8;;{redirect(1)}\x1b\\Click here\x1b]8;;\x1b\\', redirect(1)),
+    (f'\x1b]8;id=1;{redirect(1)}\x07{redirect(1)[:30]}…\x1b]8;;\x07', redirect(1)), (f'\x9d8;;{redirect(1)}\x9cHere\x9d8;;\x9c', redirect(1)),
+])
+def test_an_address_is_read_as_whoever_wrote_it_meant_it(text, url):
+    assert [found.url for found in found_in(text)] == [url]
+
+
 # --- Device codes -------------------------------------------------------------------------------------------
 
-DEVICE_TEXT = """
+def codes_in(text):
+    return [found for found in found_in(text) if isinstance(found, script.DeviceCode)]
+
+
+# The texts of the programs, with their names: where they lead to, and the code.
+DEVICE_TEXTS = {
+    'codex': ("""
 Welcome to Codex [v\x1b[90m0.169.0\x1b[0m]
 \x1b[90mOpenAI's command-line coding agent\x1b[0m
 
@@ -500,26 +653,108 @@ Follow these steps to sign in with ChatGPT using device code authorization:
    \x1b[94mE70A-863A2\x1b[0m
 
 \x1b[90mDevice codes are a common phishing target. Never share this code.\x1b[0m
-"""
+""", 'https://auth.openai.com/codex/device', 'E70A-863A2'),
+    'gh': ("""
+\x1b[0;33m!\x1b[0m First copy your one-time code: \x1b[0;1;39m4261-1EFE\x1b[0m
+\x1b[0;1;39mOpen this URL\x1b[0m to continue in your web browser: https://github.com/login/device
+""", 'https://github.com/login/device', '4261-1EFE'),
+    'gh, with news before': ("""
+A new release of gh is available: 2.40.0 → 2.45.0
+https://github.com/cli/cli/releases/tag/v2.45.0
+
+! First copy your one-time code: ABCD-EFGH
+Open this URL to continue in your web browser: https://github.com/login/device
+""", 'https://github.com/login/device', 'ABCD-EFGH'),
+    'az': ('\x1b[93mTo sign in, use a web browser to open the page https://microsoft.com/devicelogin and enter the code BYMK7UXVD '
+           'to authenticate.\x1b[0m', 'https://microsoft.com/devicelogin', 'BYMK7UXVD'),
+    'az, as a warning': (
+        'WARNING: To sign in, use a web browser to open the page https://login.microsoft.com/device and enter the code GRVMTDTWL '
+        'to authenticate.', 'https://login.microsoft.com/device', 'GRVMTDTWL'),
+    'the same, broken': ("""
+To sign in, use a web browser to open the page https://microsoft.com/devicelogin and
+enter the code RB2RUD56D to authenticate.
+""", 'https://microsoft.com/devicelogin', 'RB2RUD56D'),
+    'aws sso': ("""
+Browser will not be automatically opened.
+Please visit the following URL:
+
+https://device.sso.us-east-1.amazonaws.com/
+
+Then enter the code:
+
+TPBC-TGBM
+
+Alternatively, you may visit the following URL which will autofill the code upon loading:
+https://device.sso.us-east-1.amazonaws.com/?user_code=TPBC-TGBM
+""", 'https://device.sso.us-east-1.amazonaws.com/', 'TPBC-TGBM'),
+    'aws sso, a portal': ("""
+https://your-sso-portal.awsapps.com/start/#/device
+
+Then enter the code:
+
+ABCD-EFGH
+""", 'https://your-sso-portal.awsapps.com/start/#/device', 'ABCD-EFGH'),
+    'vercel': ('> \n  Visit \x1b[1mhttps://vercel.com/oauth/device?user_code=ABCD-EFGH\x1b[22m\n',
+               'https://vercel.com/oauth/device?user_code=ABCD-EFGH', 'ABCD-EFGH'),
+    'vercel, with a hyperlink': (
+        '> \n  Visit \x1b]8;;https://vercel.com/oauth/device?user_code=ABCD-EFGH\x07vercel.com/oauth/device\x1b]8;;\x07 and enter ABCD-EFGH\n',
+        'https://vercel.com/oauth/device?user_code=ABCD-EFGH', 'ABCD-EFGH'),
+    'copilot': (' ⠸ Waiting for authorization...\n\n Enter one-time code: CA8D-C2B6 at https://github.com/login/device\n\n'
+                ' Press any key to copy to clipboard and open browser...\n', 'https://github.com/login/device', 'CA8D-C2B6'),
+    'docker': ("""
+Your one-time device confirmation code is: PRXD-QHGB
+Press ENTER to open your browser or submit your device code here: https://login.docker.com/activate
+""", 'https://login.docker.com/activate', 'PRXD-QHGB'),
+    'atlas, whose page does not say what it is': ("""
+To verify your account, copy your one-time verification code:
+8ZTB-YRQN
+
+Paste the code in the browser when prompted to activate your Atlas CLI. Your code will expire after 10 minutes.
+
+To continue, go to https://account.mongodb.com/account/connect
+""", 'https://account.mongodb.com/account/connect', '8ZTB-YRQN'),
+    'in a box': (boxed(['Open https://issuer.example/device', 'Code: ABCD-1234'], 40), 'https://issuer.example/device', 'ABCD-1234'),
+    'in Spanish': ('Abre https://issuer.example/activate\ne introduce el código ABCD-1234', 'https://issuer.example/activate', 'ABCD-1234'),
+}
 
 
-def codes_in(lines):
-    scanner = script.DeviceCodeScanner()
-    return [found for found in map(scanner.feed, lines) if found]
+@pytest.mark.parametrize('program', DEVICE_TEXTS)
+def test_page_and_code_of_a_device_sign_in_are_found_whoever_prints_them(program):
+    text, url, code = DEVICE_TEXTS[program]
+    assert codes_in(text) == [script.DeviceCode(url, code)]
+    assert codes_in(script.harmless_lines(text)) == [script.DeviceCode(url, code)] or 'hyperlink' in program
 
 
-def test_page_and_code_are_found_in_what_codex_prints():
-    expected = script.DeviceCode('https://auth.openai.com/codex/device', 'E70A-863A2')
-    assert codes_in(DEVICE_TEXT.splitlines()) == [expected]
+def test_a_page_that_the_browser_was_handed_goes_with_the_code_before_it():
+    finder = script.Finder()
+    assert finder.feed('! First copy your one-time code: 4261-1EFE') is None
+    assert finder.handed('https://github.com/login/device') == ('https://github.com/login/device', '4261-1EFE')
+    assert finder.handed('https://github.com/login/device') is None
+    assert finder.handed('https://vercel.com/oauth/device?user_code=WXYZ-1234').code == 'WXYZ-1234'
 
 
-@pytest.mark.parametrize('lines', [
-    ['E70A-863A2'], ['http://auth.example.org/device', 'E70A-863A2'],
-    ['https://a.test/', 'UTF-8', 'expires 2026-11-24', 'ABCD-EFGH-IJKL'],
-    ['https://a.test/ABCD-EFGH'[:15], 'error abcd-efgh'],
+def test_a_code_that_was_renewed_is_given_again_and_a_repeated_one_is_not():
+    text = 'https://issuer.example/device\nCode: ABCD-1234\nCode: ABCD-1234\nhttps://issuer.example/device\nCode: EFGH-5678'
+    assert [found.code for found in codes_in(text)] == ['ABCD-1234', 'EFGH-5678']
+
+
+def test_beside_a_redirect_a_code_is_none_to_enter():
+    assert [type(found) for found in found_in(f'{redirect(1)}\nhttps://issuer.example/device\nPairing code: ABCD-1234')] == [SignIn]
+
+
+@pytest.mark.parametrize('text', [
+    'E70A-863A2', 'http://auth.example.org/device\nE70A-863A2', 'https://a.test/\nUTF-8\nexpires 2026-11-24\nABCD-EFGH-IJKL',
+    'https://a.test/ABC\nerror abcd-efgh', 'https://shop.example/\nLicence key: ABCD-EFGH-IJKL-MNOP',
+    'https://issuer.example/device\nLicence key: ABCD-EFGH', 'https://issuer.example/device\n550E8400-E29B-41D4-A716-446655440000',
+    'https://shop.example/\nOrder number: 1234-5678', 'https://shop.example/\nOrder code: 1234-5678',
+    'https://issuer.example/device\n4b825dc642cb6eb9a060e54bf8d69288fbee4904', 'https://issuer.example/device\ncommit 4b825dc',
+    'https://issuer.example/device\nVersion V12A-4567B of it', 'Error code: ABCD12345, see https://docs.example/device',
+    'exit code: 1234567\nhttps://issuer.example/device', 'https://issuer.example/device\nWARNING: no code',
+    'Promo code: SAVE-2026 https://shop.example/', 'the code\nREADONLY\nhttps://issuer.example/device',
+    'Code: ABCD-1234\n' + 'x\n' * 13 + 'https://issuer.example/device', 'https://issuer.example/device?x=ABCD-EFGH is the code',
 ])
-def test_other_lines_hold_no_code(lines):
-    assert codes_in(lines) == []
+def test_other_lines_hold_no_code(text):
+    assert codes_in(text) == []
 
 
 # --- Redirects that people bring ----------------------------------------------------------------------------
@@ -819,6 +1054,8 @@ JUDGED = {
     'no host': (at('open'), asked(FIRST, host=None), (403, None)),
     'a rebound name': (at('open'), asked(FIRST, host='evil.example:1455'), (403, None)),
     'another port': (at('open'), asked(FIRST, host='localhost:1457'), (403, None)),
+    'the redirect, below localhost': (at('open'), asked(FIRST, host='app.localhost:1455'), 'carry'),
+    'a name that only ends so': (at('open'), asked(FIRST, host='evillocalhost:1455'), (403, None)),
     'no port': (at('open'), asked(FIRST, host='localhost'), (403, None)),
     'a user before the host': (at('open'), asked(FIRST, host='evil@localhost:1455'), (403, None)),
     'two hosts': (at('open'), asked(FIRST, **{'host_': ''})._replace(
