@@ -1484,8 +1484,8 @@ def judge(request, pending):
     comes = not pending.served and unquote(path) == unquote(pending.path)
     if request.method == 'OPTIONS' and request.header('origin') and (comes or pending.served) and not pending.codex:
         return Verdict(PASS, request.target)        # the program says whether a page may bring the result (Fetch, CORS preflight)
-    if request.method not in ('GET', 'POST'):
-        return here(405, stranger, 'Only GET and POST requests are relayed.')
+    if request.method not in ('GET', 'POST') or comes and request.method == 'POST' and not request.body:
+        return here(405, stranger, 'Only GET requests and forms are relayed.')
     if path == '/favicon.ico':
         return here(204, '', '')
     if request.key == pending.carried and (pending.stage != 'open' or pending.codex):

@@ -1068,6 +1068,7 @@ JUDGED = {
     'a fragment': (at('open'), asked('/auth/callback#?code=a&state=S'), (400, None)),
     **{f'by {method}': (at('open'), asked(FIRST, method), (405, None))
        for method in ('HEAD', 'OPTIONS', 'PUT', 'DELETE')},
+    'a form with nothing in it': (at('open'), asked(FIRST, 'POST'), (405, None)),
     'a form': (at('open'), posted('code=a&state=S'), 'carry'),
     'a form that says no': (at('open'), posted('error=access_denied&state=S'), 'carry'),
     'a form, by a page': (at('open'), posted('code=a&state=S', **NAVIGATES), 'carry'),
