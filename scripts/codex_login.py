@@ -1237,7 +1237,7 @@ class Redirect(NamedTuple):
 
     def request(self, pending):
         """The Request with which a browser would have brought it to the Pending login. A mere query is known by its state only."""
-        path = pending.path if pending.state and not self.path else ''
+        path = (pending.path or '/') if pending.state and not self.path else ''
         return Request('GET', path + self.target, (('Host', f'localhost:{self.port or pending.port}'), ('Accept', '*/*')))
 
 
@@ -1424,7 +1424,7 @@ def hash_of(state):
 class Pending(NamedTuple):
     """The login that waits at the redirect's port, as far as the judge has to know it.
 
-    `path` is the redirect's, or where `served`, that of the address itself; `state` is the hash_of the address's state.
+    `path` is the redirect's, '' where only its page knows it, or where `served`, that of the address itself; `state` is the hash_of the address's state.
     `stage` is 'open' until a redirect is carried, 'carrying' until it is answered, then 'carried', or 'open' again where the
     program would not have it. `carried` is that redirect's key, `leads_to` where answers sent the browser on this port,
     `cookies` the names of those that they set.
@@ -1481,8 +1481,12 @@ def judge(request, pending):
         return here(403, stranger, 'The request was meant for another host.')
     if request.body is None:
         return here(413, 'Too large', 'No sign-in sends as much as that.')
-    comes = not pending.served and unquote(path) == unquote(pending.path)
-    if request.method == 'OPTIONS' and request.header('origin') and (comes or pending.served) and not pending.codex:
+    parameters, own = request.parameters(), _is_from_own_page(request, pending.port)
+    known = pending.path and not pending.served
+    comes = request.target not in pending.leads_to and (
+        unquote(path) == unquote(pending.path) if known else not own and bool(parameters) if not pending.served else
+        bool(RESULTS & {name for name, _ in parameters}))
+    if request.method == 'OPTIONS' and request.header('origin') and (comes or not known) and not pending.codex:
         return Verdict(PASS, request.target)        # the program says whether a page may bring the result (Fetch, CORS preflight)
     if request.method not in ('GET', 'POST') or comes and request.method == 'POST' and not request.body:
         return here(405, stranger, 'Only GET requests and forms are relayed.')
@@ -1490,8 +1494,7 @@ def judge(request, pending):
         return here(204, '', '')
     if request.key == pending.carried and (pending.stage != 'open' or pending.codex):
         return Verdict(JOIN, request.target)
-    parameters = request.parameters()
-    if comes or pending.served and RESULTS & {name for name, _ in parameters}:
+    if comes:
         states, denied = ([value for name, value in parameters if name == wanted] for wanted in ('state', 'error'))
         if pending.state and not states and denied:
             return here(400, 'Not signed in', f'The page says {harmless(denied[0])[:60]}, without the state of this sign-in, which goes on.')
@@ -1513,8 +1516,7 @@ def judge(request, pending):
         if request.target == target or pending.codex and path == target.partition('?')[0]:
             return Verdict(LAST, target)
     if (pending.served or pending.stage == 'carried' and not pending.codex) and (
-            _is_from_own_page(request, pending.port)
-            or pending.served and path == pending.path and _is_top_level(request)):
+            own or pending.served and path == pending.path and _is_top_level(request)):
         return Verdict(PASS, request.target)
     return here(404, stranger, 'There is no such page here, and nothing was cancelled.')
 

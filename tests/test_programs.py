@@ -314,7 +314,6 @@ def test_a_page_that_is_itself_at_the_server_is_shown_and_leads_back(sign_in):
     assert signed_in(script)
 
 
-@fault('a port that stands in no redirect address is not seen')
 def test_a_port_that_only_the_page_knows_is_listened_on(sign_in, server):
     script, address = sign_in('port-as-query', patience=SOON)
     query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(address).query))

@@ -968,6 +968,7 @@ FIRST, OTHER = ('/auth/callback?code=%s&state=S' % code for code in 'ab')
 CODEX = script.Pending(1455, '/auth/callback', script.hash_of('S'), served=False, codex=True)
 PROGRAM = CODEX._replace(path='/callback', state='', codex=False)
 SERVED = PROGRAM._replace(path='/4f2a', served=True)
+PORT = PROGRAM._replace(path='')
 HERE_LAST = '/success?id_token=t'
 
 
@@ -1109,6 +1110,21 @@ JUDGED = {
     'the same again, which codex would not have': (at('open')._replace(carried=FIRST), asked(FIRST), 'join'),
     'the same again, which another program would not have': (
         at('open', PROGRAM)._replace(carried='/callback?code=a'), asked('/callback?code=a'), 'carry'),
+    'where only the page knows it': (at('open', PORT), asked('/?jwt=j&username=u', **NAVIGATES), 'carry'),
+    'where only the page knows it, an older browser': (at('open', PORT), asked('/any/where?accessToken=t'), 'carry'),
+    'where only the page knows it, a form': (at('open', PORT), posted('token=t', '/', **NAVIGATES), 'carry'),
+    'where only the page knows it, without anything': (at('open', PORT), asked('/', **NAVIGATES), (404, None)),
+    'where only the page knows it, an image': (
+        at('open', PORT), asked('/?jwt=j', **{**NAVIGATES, 'Sec_Fetch_Mode': 'no-cors'}), (403, None)),
+    'where only the page knows it, with a state': (at('open', PORT)._replace(state=script.hash_of('S')), asked('/cb?code=a&state=S'), 'carry'),
+    'where only the page knows it, with another state': (
+        at('open', PORT)._replace(state=script.hash_of('S')), asked('/cb?code=a&state=X'), (400, None)),
+    'where only the page knows it, the question before a fetch': (at('open', PORT), asked('/', 'OPTIONS', Origin='https://a.b'), 'pass'),
+    'where only the page knows it, the icon': (at('open', PORT), asked('/favicon.ico?x=1'), (204, None)),
+    'what such a page asks for then': (at('carried', PORT), asked('/status?x=1', **FROM_HERE), 'pass'),
+    'where such a page leads to': (at('carried', PORT), asked('/done?x=1', **NAVIGATES), 'last'),
+    'where a redirect leads to its own path again': (
+        at('carried', PROGRAM)._replace(leads_to=('/callback?done=1',)), asked('/callback?done=1', **NAVIGATES), 'last'),
     'a served page': (at('open', SERVED), asked('/4f2a'), 'pass'),
     'a served page, asked for by a stranger': (
         at('open', SERVED), asked('/4f2a', **{**NAVIGATES, 'Sec_Fetch_Mode': 'no-cors'}), (404, None)),
