@@ -1170,6 +1170,7 @@ class DeviceCodes:
         self._line, self._page, self._code, self._given, self._called, self.doubtful = 0, (-99, ''), (-99, ''), '', False, None
 
     def feed(self, text):
+        text = harmless(text)
         self.doubtful, self._line = None, self._line + bool(text)
         for url, *_ in addresses(text):
             if url.startswith('https://') and (self.PAGE.search(url) or not self.PAGE.search(self._page[1])):
@@ -1194,6 +1195,9 @@ class DeviceCodes:
             return None
         self._given = found.code
         return found
+
+
+DeviceCodeScanner = DeviceCodes
 
 
 def find_sign_in(line):
@@ -6400,7 +6404,7 @@ class Login:
     def _forget_program(self):
         self._inbox = queue.Queue()     # what the program before may still say is not for the next one
         self._remote = RemoteLogin(self._link, self._command, self._inbox, self._options.timeout)
-        self._scanner = DeviceCodes() if '--device-auth' in self._command.line else None
+        self._scanner = DeviceCodeScanner() if '--device-auth' in self._command.line else None
         self._relay = self._sign_in = self._code = self._follow_at = None
         self._started = time.time()
         self._patience = 40     # times that the end of the program waits for the answer to its callback
@@ -6630,7 +6634,7 @@ class Login:
                           f'opened:\n{harmless(elsewhere)[:80]}', 'Ask who runs the server.')
 
     def _look_for_code(self, line):
-        found = self._scanner.feed(harmless(line))
+        found = self._scanner.feed(line)
         if found and not self._code:
             self._check_issuer(found.url)
             self._code = found
