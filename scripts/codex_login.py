@@ -1430,8 +1430,7 @@ class Pending(NamedTuple):
 
     `path` is the redirect's, '' where only its page knows it, or where `served`, that of the address itself; `state` is the hash_of the address's state.
     `stage` is 'open' until a redirect is carried, 'carrying' until it is answered, then 'carried', or 'open' again where the
-    program would not have it. `carried` is that redirect's key, `leads_to` where answers sent the browser on this port,
-    `cookies` the names of those that they set.
+    program would not have it. `carried` is that redirect's key, `leads_to` where answers sent the browser on this port.
     """
     port: int
     path: str
@@ -1441,7 +1440,6 @@ class Pending(NamedTuple):
     stage: str = 'open'
     carried: str = ''
     leads_to: tuple = ()
-    cookies: frozenset = frozenset()
 
 
 def stage_after(status, codex):
@@ -1681,6 +1679,7 @@ class Device:
     """
     app = ''                    # the phone's app by its name, '' on a computer
     back = 'come back here'
+    while_waiting = 'Ctrl-C cancels, or q and return. If the page fails, paste its address here.'
     library_cure = 'pip install --upgrade --force-reinstall paramiko'
     shows_output = True         # next to its questions
     in_app_browser = False
@@ -2112,6 +2111,7 @@ class Pythonista(Phone):
     """Pythonista: dialogs instead of a terminal, and the app's own modules."""
     app = 'Pythonista'
     back = 'tap ◀ Pythonista'
+    while_waiting = '■ cancels. If the page fails, copy its address before you come back.'
     library_cure = 'delete paramiko from site-packages and site-packages-3 (the app has its own), and restart the app'
     shows_output = False
     in_app_browser = True
@@ -5521,14 +5521,15 @@ class Forwards:
 
 
 # == 10. Remote program ================================================================================================
-# The program at the server: started so that it outlives the connection, read, asked, stopped.
+# The program at the server: started so that it outlives the connection, followed, asked, left.
 
 # What goes to the server is POSIX sh, on the standard input of `sh`: the account's own shell parses that one word.
 # All of it stands in one brace group, so that the shell has read it whole before anything in it reads its input.
 #   N     the mark of records                     W  the program's name, looked for on PATH
 #   LOOK  yes: look for a present login first     CODEX  yes: W can tell whether somebody is signed in
 #   T     seconds until the program is ended      JOB, KEEPER, SHIM  texts of files, see below
-#   d     the private folder                      g, k  job and keeper, each with a group where there is setsid
+#   I     whose attendant it is: this run's       d     the private folder
+#   g, k  job and keeper, each with a group where there is setsid
 
 # codex is to have what it has for a person who logs in: PATH, proxies, its home. So the login shell is asked, which may
 # print, ask, never end, go into another program, or leave something running that holds its output.
@@ -5584,6 +5585,7 @@ fi
 '''
 
 # A number may have been given to another process since, and whoever can write a list can write any number into it.
+# A line of the list is: attendant, what follows the log for it, and whose they are.
 OURS = r'''
 ours() {            # whether process $1 is busy with the file $2 of the folder
   case $1 in ''|*[!0-9]*|0*|1) return 1;; esac
@@ -5595,8 +5597,9 @@ family() {          # process $1 and all below it: not every system can give the
   for c in $( (sed 's/ (.*) . / /' /proc/[0-9]*/stat || ps -A -o pid= -o ppid=) 2>/dev/null |
     sed -n "s/^ *\([0-9]*\)  *$1\( .*\)*$/\1/p"); do family "$c"; done
 }
+ended() { grep -q "^@$N exit " "$d/log"; }
 end_attendants() {  # those in the list on standard input, but not this one; $1 is its number
-  while read -r a b; do [ "$a" = "$1" ] || { ours "$b" log && [ "$a" -gt 1 ] && kill "$a" "$b"; }; done
+  while read -r a b i; do [ "$a" = "$1" ] || { ours "$b" log && [ "$a" -gt 1 ] && kill "$a" "$b"; }; done
 }
 '''
 
@@ -5633,13 +5636,19 @@ trap : PIPE         # nobody may be left to hear it; a handler, since the progra
 say started "$d"
 '''
 
+# Codex says whether somebody is signed in: asked here, so that the answer is there with its end, for everybody.
 JOB = r'''d=${0%/*}
 PATH=$d/bin:$PATH BROWSER=$d/bin/browser; export PATH BROWSER
 "$BROWSER" 2>/dev/null || BROWSER="sh $BROWSER %s"       # nothing runs from this folder
 exec </dev/null >>"$d/log" 2>&1
 { COMMAND
 }
-printf '\n@MARK exit %s\n' "$?"'''
+s=$?
+printf '\n@MARK exit %s\n' "$s"
+PROOF'''
+
+PROOF = r'''[ "$s" != 0 ] || { p=$(PROGRAM login status 2>&1 </dev/null); r=$?
+printf '\n@MARK proof %s %s\n' "$r" "$(printf '%s' "$p" | tail -n 1)"; }'''
 
 KEEPER = r'''d=${0%/*}
 cd "$d" || exit     # so it is this one, whatever has its name at the end
@@ -5655,6 +5664,11 @@ for a in "$@"; do
   case $a in http://*|https://*) printf '\n@MARK browser %s\n' "$a" >>"${0%/bin/*}/log";; esac
 done'''
 
+STATUS = r'''
+s=$("$W" login status 2>&1 </dev/null); r=$?
+say status "$r $(printf '%s' "$s" | tail -n 1)"
+'''
+
 FIND_AGAIN = r'''
 gone() {
   s=
@@ -5669,7 +5683,6 @@ as_we_left_it() {   # made by this account, closed to others, nothing in it that
 as_we_left_it 2>/dev/null || gone
 g= k=
 read -r g k 2>/dev/null <"$d/groups"
-ended() { grep -q "^@$N exit " "$d/log"; }
 if ! ended && ! ours "$g" job; then
   sleep 1           # it may have been about to start, or to end
   if ! ended && ! ours "$g" job; then rm -rf "$d"; gone; fi
@@ -5681,33 +5694,38 @@ say started "$d"
 '''
 
 # Follows the log, and does what it is told in single words, until its input ends: then the program goes on alone. But
-# one that nobody said `go` to is ended: whoever started it has left without knowing where it is.
+# one that nobody said `go` to is ended: whoever started it has left without knowing where it is. Who leaves takes all of it
+# away, the program as well, unless somebody else still follows it: the end stays there to be read by everybody.
 ATTEND = r'''
 exec 2>/dev/null    # until here, complaints are the account's, and may explain what is wrong with it
+others() {          # whether an attendant that is not of $1 follows as well
+  while read -r a b i; do [ "$a" = $$ ] || [ "$i" = "$1" ] || ! ours "$b" log || return 0; done
+  return 1
+}
 stop() {
-  [ -n "$g" ] || return 0
+  if [ -z "$g" ] || ended && ! ours "$g" job; then return 0; fi
   i=0 p=$(family "$g")
   kill -s TERM -- "-$g" $p
   while for q in "-$g" $p; do kill -s 0 -- "$q" && break; done && [ $i -lt 10 ]; do i=$((i + 1)); sleep 0.1 || sleep 1; done
   kill -s KILL -- "-$g" $p
 }
 clear_up() {
+  stop
   [ -z "$k" ] || kill -s KILL -- "-$k" $(family "$k")     # by both: it may not have a group, or not yet
   end_attendants $$ <"$d/attendants"      # whose connection is lost do not notice it
   rm -rf "$d"
 }
 tail -c +1 -f "$d/log" & t=$!
-echo "$$ $t" >>"$d/attendants"
+echo "$$ $t $I" >>"$d/attendants" || { kill "$t"; exit; }
 while read -r word; do
   case $word in
-    status) s=$("$W" login status 2>&1 </dev/null); r=$?; say status "$r $(printf '%s' "$s" | tail -n 1)";;
     go) known=yes;;
-    stop) stop; clear_up; say ended; break;;
-    end) clear_up; say ended; break;;
+    leave) known=yes; others "$I" <"$d/attendants" || clear_up; say ended; break;;
+    stop) known=yes; clear_up; say ended; break;;
   esac
 done
 kill "$t"
-if [ "$known" != yes ]; then stop; clear_up; fi
+[ "$known" = yes ] || others - <"$d/attendants" || clear_up
 '''
 
 
@@ -5743,496 +5761,294 @@ def make_command(words, device_auth=False):
     return Command(f'"$SHELL" -c {sh_quote(line)}', program[1] if program else 'sh', False)
 
 
-class RemoteLogin:
-    """One program at the server, started or found again, that outlives the connection.
+class Program:
+    """A program at the server that outlives the connection: started or found again, and followed through one connection after another.
 
-    What it does comes to `inbox` as (name, text): 'line', 'browser' (an address that it only handed to a browser),
-    'exit' (its status), 'gone' (folder and program are no longer there).
+    What is heard comes into `box` as (event, value): 'started', also when it is followed again; 'present' (what its status says:
+    a login is there, and nothing was started); 'line'; 'browser' (an address that it handed to a browser); 'exit' (its status);
+    'proof' ((whether somebody is signed in, the words that say so), after codex has ended well); 'gone' (what its status says
+    if somebody is signed in, else ''); 'ended', as told; 'problem' (a Problem).
     """
-    GRACE = 10              # seconds after which the server ends what this script should have ended
-    START_LIMIT = 30.0
-    ANSWER_LIMIT = 15.0
+    GRACE = 150             # seconds after which the server ends what this script should have ended: what came late is finished first
+    START_LIMIT = 30.0      # s
+    PAUSES = (0, 0.2, 1, 3, 5)      # s before each try to have its status
     MOST_WAITING = 100      # things said by the program that nobody has looked at
 
-    def __init__(self, link, command, inbox, lifetime):
+    def __init__(self, link, command, box, lifetime):
         import secrets
-        self.command, self.folder = command, None
-        self.mark = secrets.token_hex(8)
-        self._link, self._inbox, self._lifetime = link, inbox, lifetime
-        self._channel = self._transport = None
-        self._answers = queue.Queue()
-        self._asking = threading.Lock()
-        self._lines_seen = 0
-        self._ended = False
-        self._gone_words = None     # when all is gone because another process has finished it: what its status says
-        self.exited = None
-
-    # -- starting and finding again
+        self.command, self.mark, self.folder = command, secrets.token_hex(8), None
+        self.exited = None      # its exit status, once known
+        self.trouble = f"{link.settings.alias} did not start 'sh' (no answer)."       # why it has not started yet
+        self._link, self._box, self._lifetime = link, box, lifetime
+        self._run = secrets.token_hex(4)
+        self._channel, self._lines_seen = None, 0
+        self._word = ''         # what the attendant was told last
+        self._over = False      # nobody is there any more to be told anything
 
     def start(self, again=False):
-        """Start the program. Returns None, or what its status says where a login is present already.
-
-        Raises Problem: 'not-installed', 'remote'.
-        """
+        """Start it, even where a login is present if `again`."""
         command = self.command
-        variables = {
-            'N': self.mark, 'W': command.program, 'T': str(self._lifetime + self.GRACE), 'd': '',
-            'LOOK': 'no' if again else 'yes', 'CODEX': 'yes' if command.codex else 'no',
-            'JOB': JOB.replace('MARK', self.mark).replace('COMMAND', command.line),
-            'KEEPER': KEEPER.replace('MARK', self.mark), 'SHIM': SHIM.replace('MARK', self.mark)}
-        self._lines_seen, self.exited, self._ended = 0, None, False
-        began = self._attend(launcher(variables, FIND_PROGRAM, LOOK_FOR_LOGIN, OURS, START, ATTEND))
-        server = self._link.settings.alias
-        if began.name == 'present':
-            return began.text
-        if began.name == 'missing':
-            missing, _, nor = began.text.partition(' ')
-            needs = '' if missing == command.program else f', which {command.program} needs,'
-            raise Problem('not-installed', f'{missing}{needs} is not installed at {server}: it is not on the PATH of the account, {nor}.',
-                          f'Install it there, set PATH in ~/.profile there, or name it: {server} /path/to/codex login')
-        if began.name == 'full':
-            raise Problem('remote', f'The temporary folder {began.text} of {server} cannot be written to; '
-                          'the disk may be full.', 'Make room there, or in ~/.cache.')
-        self.folder = began.text
-        self._say('go')
-        return None
+        job, keeper, shim = (text.replace('MARK', self.mark) for text in (JOB, KEEPER, SHIM))
+        job = job.replace('PROOF', PROOF.replace('PROGRAM', command.program).replace('MARK', self.mark) if command.codex else '')
+        variables = self._variables(
+            T=str(self._lifetime + self.GRACE), LOOK='no' if again else 'yes', JOB=job.replace('COMMAND', command.line), KEEPER=keeper, SHIM=shim)
+        start(self._follow, launcher(variables, FIND_PROGRAM, LOOK_FOR_LOGIN, OURS, START, ATTEND), failed=self._failed)
 
     def find(self, folder, mark):
-        """Go on with the program that was started in `folder` with `mark`.
-
-        None where it is there; else what its status says where somebody is signed in now, or ''. Raises Problem('link').
-        """
+        """Go on with what was started in `folder` with `mark`, by this run or another."""
         self.folder, self.mark = folder, mark
-        variables = {'N': mark, 'W': self.command.program, 'd': folder, 'CODEX': 'yes' if self.command.codex else 'no'}
-        began = self._attend(launcher(variables, FIND_PROGRAM, OURS, FIND_AGAIN, ATTEND))
-        return began.text if began.name == 'gone' else None
+        start(self._follow, None, failed=self._failed)
 
-    def attend(self, transport):
-        """Go on with the program through a connection that was made anew."""
-        if transport is self._transport or not self.folder:
-            return
+    def say(self, word):
+        """Tell the attendant, now and whenever it is another one: 'go', the login is saved; 'leave'; 'stop'."""
+        self._word = word
+        if self._channel:
+            with contextlib.suppress(LOST):     # then the next one is told
+                self._channel.sendall(word.encode() + b'\n')
 
-        def go_on():
+    def signed_in(self):
+        """(whether somebody is signed in, the words that say so), by the program's own status. Raises Problem 'link'."""
+        script = launcher(self._variables(), FIND_PROGRAM, STATUS)
+        for pause in self.PAUSES:
+            Box().take(pause, None)
+            transcript = Transcript(self.mark)
             try:
-                words = self._gone_words = self.find(self.folder, self.mark)
-                if words is not None and self.exited is None:
-                    self._inbox.put(('gone', words))
+                channel = self._link.run('sh', script)
+                with contextlib.closing(channel):
+                    while data := channel.recv(65536):
+                        for record in transcript.feed(data):
+                            if isinstance(record, Record) and record.name == 'status':
+                                return self._proof(record.text)
             except Problem as problem:
-                if problem.kind != 'link':      # a link that is lost once more calls again
-                    self._inbox.put(('problem', problem))
-        threading.Thread(target=go_on, daemon=True).start()
-
-    def _attend(self, script):
-        """Run `script` at the server, follow what it prints from then on; the Record that it began with."""
-        transport = self._link.transport()
-        channel = self._link.run('sh', script)
-        began = queue.Queue()
-        self._channel, self._transport = channel, transport
-        threading.Thread(target=self._read, args=(channel, began), daemon=True).start()
-        try:
-            record = take(began, self.START_LIMIT)
-        except queue.Empty:
-            raise Problem('remote', f'{self._link.settings.alias} did not start the program within {self.START_LIMIT:g} s.',
-                          "The account's login shell may be waiting for something.") from None
-        if isinstance(record, Problem):
-            raise record
-        return record
-
-    def _read(self, channel, began):
-        import logging
-        transcript, number, noise, started = Transcript(self.mark), 0, deque(maxlen=3), ''
-        while True:
-            try:
-                data = channel.recv(65536)
-            except socket.timeout:
-                continue
+                if problem.kind not in ('link', 'remote'):
+                    raise
             except LOST:
-                data = b''
-            if not data:
-                break
-            while self._inbox.qsize() > self.MOST_WAITING and not channel.closed:      # then the program waits, too
-                time.sleep(0.05)
-            for item in transcript.feed(data):
-                if not started:
-                    if isinstance(item, Record):
-                        started = item.name
-                        began.put(item)
-                    else:
-                        noise.append(item)
-                        logging.getLogger('codex_login').debug('%s says: %s', self._link.settings.alias, item)
-                elif isinstance(item, Record):
-                    self._take(item)
-                else:
-                    number += 1
-                    if number > self._lines_seen:
-                        self._lines_seen = number
-                        self._inbox.put(('line', item))
-        if started:
-            self._answers.put(None)
-            if started == 'started' and not self._ended and self.exited is None:
-                self._attend_again(channel)
-            return
-        time.sleep(0.1)         # a connection that is lost says so just after its channels
-        if channel.exit_status != -1 or channel.connection.alive:
-            words = ' '.join(noise)[-300:]
-            began.put(Problem('remote', f'{self._link.settings.alias} ran no commands for {self._link.settings.user}'
-                              + (f'; it says: {words}' if words else '.'), 'The account needs a shell.'))
-        else:
-            began.put(Problem('link', f'The connection to {self._link.settings.alias} was lost.'))
-
-    def _attend_again(self, channel):
-        """The attendant ended, and the connection may be alive: another process has finished this login."""
-        time.sleep(0.5)
-        if channel is self._channel and channel.connection.alive:
-            transport, self._transport = self._transport, None
-            self.attend(transport)
-
-    def _take(self, record):
-        if record.name == 'exit':
-            if self.exited is None:
-                self.exited = int(record.text) if re.fullmatch('[0-9]{1,3}', record.text) else OWN_ERROR
-                self._inbox.put(('exit', self.exited))
-        elif record.name == 'browser':
-            self._inbox.put(('browser', record.text))
-        elif self._answers.qsize() < self.MOST_WAITING:
-            self._answers.put(record)
-
-    # -- asking and ending
-
-    def _say(self, word):
-        try:
-            self._channel.sendall(word.encode() + b'\n')
-        except LOST:
-            self._answers.put(None)     # the connection broke
-
-    def _ask(self, word, limit):
-        """Say `word` to the attendant; its Record, None where the connection broke or the limit passed."""
-        with self._asking:
-            while not self._answers.empty():
-                self._answers.get()
-            try:
-                self._say(word)
-                return take(self._answers, limit)
-            except queue.Empty:
-                return None
-
-    def signed_in(self, limit=60.0):
-        """(whether the program's own status says so, its words); asks again through a link that was made anew.
-
-        Raises Problem('link') when there was no answer within `limit` seconds.
-        """
-        for step in awake(limit, 0.2):
-            if self._gone_words is not None:
-                return bool(self._gone_words), self._gone_words
-            self._link.transport(limit)
-            record = self._ask('status', self.ANSWER_LIMIT)
-            if record and record.name == 'status':
-                status, _, words = record.text.partition(' ')
-                return status == '0', words
-            time.sleep(step)    # the attendant is on its way through the new connection
+                pass
         raise Problem('link', f'{self._link.settings.alias} did not say whether the sign-in is complete.',
                       'Ask it yourself: codex login status')
 
-    def end(self, stop=False, limit=5.0):
-        """Clear up at the server; with `stop`, end the program first. Whether the server said that it did."""
-        self._ended = True
-        for step in awake(limit):
-            if self._gone_words is not None or self._ask('stop' if stop else 'end', limit):
-                return True
-            if not self._transport or self._transport.alive:
-                break
-            time.sleep(step)    # the attendant is on its way through a new connection
-        return False
+    @staticmethod
+    def _proof(text):
+        status, _, words = text.partition(' ')
+        return status == '0', words
+
+    def _variables(self, **others):
+        return {'N': self.mark, 'W': self.command.program, 'CODEX': 'yes' if self.command.codex else 'no', 'I': self._run,
+                'd': self.folder or '', **others}
+
+    def _failed(self, error):
+        self._box.put(('problem', Problem('remote', f'Following the program ended by {type(error).__name__}.', 'Start again.')))
+
+    def _follow(self, beginning):
+        """Run an attendant through each connection, the first with the script `beginning`, until all is said."""
+        last, vain = None, 0
+        while not self._over:
+            script = launcher(self._variables(), FIND_PROGRAM, OURS, FIND_AGAIN, ATTEND) if self.folder else beginning
+            try:
+                connection = self._link.transport()
+                channel = self._link.run('sh', script)
+                heard, noise = self._read(channel)
+                # A connection that was lost is another one the next time: so a third try tells that from a server that runs nothing.
+                last, vain = connection, vain + 1 if connection is last and not heard else 1
+                if not heard and (channel.exit_status != -1 or vain == 3):
+                    raise Problem('remote', f'{self._link.settings.alias} ran no commands for {self._link.settings.user}'
+                                  + (f'; it says: {noise}' if noise else '.'), 'The account needs a shell.')
+            except Problem as problem:
+                if problem.kind == 'cancelled':
+                    return
+                if problem.kind != 'link':
+                    return self._box.put(('problem', problem))
+                self.trouble = problem.message
+
+    def _read(self, channel):
+        """Hear an attendant until its channel ends: whether it said anything, and what came before that. Raises Problem."""
+        import logging
+        transcript, number, noise, heard = Transcript(self.mark), 0, deque(maxlen=3), False
+        began, silent = elapsed(), awake(self.START_LIMIT, 1.0)
+        with contextlib.closing(channel):
+            channel.settimeout(1.0)
+            while True:
+                try:
+                    data = channel.recv(65536)
+                except socket.timeout:
+                    if not heard and next(silent, None) is None:
+                        break
+                    continue
+                except LOST:
+                    data = b''
+                if not data:
+                    return heard, ' '.join(noise)[-300:]
+                while len(self._box) > self.MOST_WAITING and not channel.closed:    # then the program waits, too
+                    Box().take(0.05, None)
+                for item in transcript.feed(data):
+                    if isinstance(item, Record):
+                        heard = True
+                        self._hear(item, channel)
+                    elif not heard:
+                        noise.append(item)
+                        logging.getLogger('codex_login').debug('%s says: %s', self._link.settings.alias, item)
+                    else:
+                        number += 1
+                        if number > self._lines_seen:
+                            self._lines_seen = number
+                            self._box.put(('line', item))
+                if not heard and elapsed() - began > self.START_LIMIT:
+                    break
+        raise Problem('remote', f'{self._link.settings.alias} did not start the program within {self.START_LIMIT:g} s.',
+                      "The account's login shell may be waiting for something.")
+
+    def _hear(self, record, channel):
+        name, text = record
+        server = self._link.settings.alias
+        if name == 'missing':
+            missing, _, nor = text.partition(' ')
+            needs = '' if missing == self.command.program else f', which {self.command.program} needs,'
+            raise Problem('not-installed', f'{missing}{needs} is not installed at {server}: it is not on the PATH of the account, {nor}.',
+                          f'Install it there, set PATH in ~/.profile there, or name it: {server} /path/to/codex login')
+        if name == 'full':
+            raise Problem('remote', f'The temporary folder {text} of {server} cannot be written to; '
+                          'the disk may be full.', 'Make room there, or in ~/.cache.')
+        if name == 'started':
+            self.folder, self._channel = text, channel
+            if self._word:
+                self.say(self._word)
+        elif name == 'exit':
+            if self.exited is not None:
+                return
+            text = self.exited = int(text) if re.fullmatch('[0-9]{1,3}', text) else OWN_ERROR
+        elif name == 'proof':
+            text = self._proof(text)
+        elif name in ('present', 'gone', 'ended'):
+            self._over = True
+        elif name != 'browser':
+            return
+        self._box.put((name, text))
 
 
 # == 11. Redirect ======================================================================================================
-# A browser's requests to the redirect's port: read whole, held while the link heals, delivered once.
+# What may pass from a browser to the pending login, and bringing it there once. One redirect, from its first byte on:
+#   A browser connects to the port. What it sends is read until it is a request; what cannot become one is answered at once.
+#   judge() says what the request is. In that very step the login becomes 'carrying': of two tabs, one passes.
+#   The request goes into the story's box. Its browser waits; after 8 s it gets a page that asks again by itself.
+#   The story takes it out, and the courier asks the link for a channel: it comes now, or once the link has healed.
+#   The courier sends the request, and reads the reply to its end. If not a byte had left when that failed, it does so again.
+#   If the reply was lost, it may have arrived. codex serves one request after another: once it answers a later one, its
+#   status says whether the redirect came; if not, it goes again. Of any other program nobody can know: a person is told.
+#   The reply goes to every browser that waits for this redirect, and to each that asks for it later.
+#   It leads to the last page. That is fetched in the same way, as often as it takes; after 3 s without a browser's asking.
+#   The program ends, and its records say how. The port is let go when each browser that is to come back has come.
 
-def _hang_up(sock):
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
+class Lost(Exception):
+    """The reply to a request did not come; `sent` says how many bytes of the request may have arrived."""
+
+    def __init__(self, sent):
+        super().__init__('the connection was lost')
+        self.sent = sent
 
 
-def _close(channel):
-    channel.close()
+class Courier:
+    """Brings requests to the pending login at the server's loopback, in the story's own thread.
 
-
-class Delivery:
-    """One request on its way to the pending login, and the bytes that browsers get for it."""
-
-    def __init__(self, request, once):
-        self.request, self.once = request, once
-        self.done = threading.Event()
-        self.answer = b''
-        self.fetched = False
-
-
-class RedirectRelay:
-    """Listens where the browser's redirect arrives, and relays what is asked there to the pending login.
-
-    A request that carries the sign-in's result is delivered at most once: a second delivery ends codex with an error. A
-    browser that asks again gets the answer of the first. Whether it was delivered comes to `inbox` as 'callback'.
+    `until`, by elapsed(), is when it no longer waits for a lost connection.
     """
-    PATIENCE = 8.0          # seconds until a browser gets a page that asks again by itself
-    MOST = 200              # connections at once
-    HEAD_LIMIT = 30.0       # seconds that a browser may take for its request; idle extra connections end so
-    ANSWER_LIMIT = 120.0    # seconds that the program may take to answer: it asks the issuer meanwhile
+    ANSWER_LIMIT = 120.0    # s that the program may take to answer: it asks the issuer meanwhile
+    LAST_WORDS = 20.0       # s in which the record of a program's end comes that is heard to have ended
     LARGEST = 8 << 20       # bytes of an answer
-    REPEATS = 20            # times that a request is repeated whose answer broke off
+    REPEATS = 20            # times that a page is asked for whose answer broke off
+    PIECE = 16384           # bytes of a request, sent whole or not at all
 
-    def __init__(self, link, remote, sign_in, inbox):
-        self._link, self._remote, self.sign_in, self._inbox = link, remote, sign_in, inbox
-        self._pending = Pending(sign_in.port, sign_in.path, hash_of(sign_in.state), sign_in.served, remote.command.codex)
-        self._listener = None
-        self._deliveries = {}   # request target -> Delivery
-        self._lock = threading.Lock()
-        self._busy = 0
-        self._closed = False
-        self.follow = None      # the target that the delivered callback's answer sends the browser to
+    def __init__(self, link, program, port, until):
+        self._link, self._program, self._port, self.until = link, program, port, until
+        self.cookies = set()        # the names of those that the program has set
 
-    # -- listening
+    def carry(self, request):
+        """The Answer to a redirect, which arrives once.
 
-    def listen(self):
-        """Listen on both loopback addresses. Raises Problem('listen')."""
-        self._listener = Listener(self._link.board, self._visited, most_at_once(self.MOST, 4), self._told, drop=_hang_up)
-        try:
-            self._listener.open('localhost', self.sign_in.port)
-        except Problem as problem:
-            raise Problem('listen', problem.message, 'End that program (another login, or codex on this device), '
-                          'then start again.') from None
-
-    def revive(self):
-        """Listen again where the system took a listener away while the app was asleep."""
-        if self._listener:
-            self._listener.probe()
-
-    def _told(self, event, _, where, error):
-        self._inbox.put(('note', f'Port {where[1]} of this device is open again.' if event == 'back' else
-                         f'{_listen_problem(*where[:2], error).message}. Paste the address of the failed page here instead.'))
-
-    # -- one browser's connection
-
-    def _visited(self, sock, *_):
-        sock.setblocking(True)
-        start(self._serve, sock)
-
-    def _serve(self, sock):
-        try:
-            request = self._read_request(sock)
-            if request:
-                self._answer(sock, request)
-        except OSError:
-            pass                        # the browser gave up; what it brought is kept
-        finally:
-            sock.close()
-            self._link.board.call(lambda: self._listener.leave(sock))
-
-    def _answer(self, sock, request):
-        with self._lock:
-            self._busy += 1
-        try:
-            sock.settimeout(self.HEAD_LIMIT)
-            sock.sendall(self._respond(request))
-            sock.shutdown(socket.SHUT_WR)
-        finally:
-            with self._lock:
-                self._busy -= 1
-
-    def _read_request(self, sock):
-        reader, deadline = Reader(read_request), time.monotonic() + self.HEAD_LIMIT
-        while not self._closed and time.monotonic() < deadline:
-            sock.settimeout(1.0)
-            try:
-                piece = sock.recv(65536)
-            except socket.timeout:
-                continue
-            if not piece:
-                return None
-            self._listener.heard(sock, whole=False)
-            try:
-                request = reader.feed(piece)
-            except ValueError as error:
-                sock.sendall(page('Not understood', f'{error}.', status=400))
-                return None
-            if request:
-                self._listener.heard(sock, whole=True)
-                return request
-        return None
-
-    def _respond(self, request):
-        verdict, delivery = self.visit(request)
-        if not delivery:
-            return page(verdict.title, verdict.text, verdict.status, verdict.again)
-        if any(delivery.done.wait(step) for step in awake(self.PATIENCE)):
-            delivery.fetched = True
-            return delivery.answer
-        return page(f'Waiting for {self._link.settings.alias} …',
-                    'Go back to the app, and leave this page open: it goes on by itself.', refresh=2)
-
-    # -- delivering
-
-    def visit(self, request):
-        """The Verdict on a request, whoever brought it, and its Delivery, begun now; None where it is answered here."""
-        with self._lock:        # judged and noted in one step: of two that are as good, only one is carried
-            verdict = judge(request, self._pending)
-            if verdict.act == HERE:
-                return verdict, None
-            if verdict.act == CARRY:
-                self._pending = self._pending._replace(stage='carrying', carried=request.key)
-                self._deliveries.pop(request.key, None)
-            return verdict, self._delivery(request._replace(target=verdict.target), verdict.act == CARRY)
-
-    def judge(self, redirect):
-        """The Verdict on a Redirect that a person may want to bring."""
-        return judge(redirect.request(self._pending), self._pending)
-
-    def bring(self, redirect):
-        """Deliver a Redirect that a person brought."""
-        self.visit(redirect.request(self._pending))
-
-    def fetch(self, target):
-        """Ask for a page that no browser asks for."""
-        with self._lock:
-            self._delivery(self._request(target), once=False)
-
-    def _delivery(self, request, once):
-        """The Delivery for `request`, begun now unless the same one was asked for before."""
-        delivery = self._deliveries.get(request.key)
-        if delivery is None:
-            delivery = self._deliveries[request.key] = Delivery(request, once)
-            threading.Thread(target=self._run, args=(delivery,), daemon=True).start()
-        return delivery
-
-    def _run(self, delivery):
-        try:
-            answer = self._deliver_once(delivery) if delivery.once else self._fetch(delivery.request)
-            self._finish(delivery, answer, stage_after(answer.status, self._pending.codex))
-        except Problem as problem:
-            # The program ends with its last answer. If that was lost, this one is as true.
-            last_page = self.follow and problem.kind == 'refused'
-            delivery.answer = page('Not delivered', f'{problem.message} {problem.hint}', status=502)
-            # Refused where it was to be opened: then nothing of it has arrived.
-            stage = 'open' if problem.kind == 'refused' else 'carried'
-            self._finish(delivery, self._last_answer(5.0) if last_page else None, stage, delivered=False)
-        finally:
-            delivery.done.set()
-
-    def _finish(self, delivery, answer, stage, delivered=True):
-        target = None
-        if answer:
-            delivery.answer = answer.data
-            if 300 <= answer.status < 400:
-                target = local_target(answer.location, self.sign_in.port)
-        with self._lock:
-            pending = self._pending
-            if target and (delivery.once or not pending.codex):
-                pending = pending._replace(leads_to=(*pending.leads_to, target)[-20:])
-            if answer:
-                pending = pending._replace(cookies=pending.cookies | set(answer.cookies))
-            self._pending = pending._replace(stage=stage) if delivery.once else pending
-            if not delivery.once and delivery.request.target != self.follow:
-                self._deliveries.pop(delivery.request.key, None)
-        if delivery.once:
-            self.follow = target
-            self._inbox.put(('callback', delivered))
-
-    def _fetch(self, request):
-        """The Answer to a request that may be repeated. Raises Problem."""
-        for _ in range(1 if request.method == 'POST' else self.REPEATS):
-            channel = self._open()
-            try:
-                channel.sendall(request_text(request, self._pending.cookies))
-                return self._read_answer(channel)
-            except (*LOST, ValueError):
-                self._link.suspect()
-            finally:
-                _close(channel)
-        raise Problem('remote', 'The program at the server gives no whole answer.', 'Start again.')
-
-    def _deliver_once(self, delivery):
-        """Deliver a callback: never again once it may have arrived. Raises Problem."""
-        channel = self._open()
-        try:
-            channel.sendall(request_text(delivery.request, self._pending.cookies))
-            return self._read_answer(channel)
-        except (*LOST, ValueError):
-            self._link.suspect()
-            return self._settle(delivery)
-        finally:
-            _close(channel)
-
-    def _settle(self, delivery):
-        """The Answer for a callback whose own answer was lost, from what the program says of itself."""
-        while self._remote.command.codex and self._remote.exited is None and not self._closed:
-            try:
-                if self.arrived_before():
-                    return self._fetch(self._request(SUCCESS_PATH))
-                if self._remote.exited is None:
-                    return self._deliver_once(delivery)
-            except Problem as problem:
-                if problem.kind == 'refused':
-                    break
-                if problem.kind != 'link':
-                    raise
-        answer = self._last_answer(20.0)
-        if answer:
-            return answer
-        if self._remote.exited is None:
-            raise Problem('link', 'The connection broke while the redirect was delivered; it may have arrived.',
-                          'Look at the app.')
-        raise Problem('remote', 'The sign-in has failed at the server.', 'Look at the app.')
-
-    def arrived_before(self):
-        """Whether a callback has reached codex, and signed somebody in, by a way that is lost.
-
-        codex serves one request after the other. So when it answers a later one, and nobody is signed in, no callback
-        is on its way any more: that connection is gone. Raises Problem.
+        Raises Problem: 'refused' where nothing waits for it any more, 'forbidden', 'link' where the connection does not come
+        back, 'unknown' where it may have arrived.
         """
-        if self._remote.signed_in()[0]:
-            return True
-        self._fetch(self._request('/favicon.ico'))
-        return self._remote.signed_in()[0]
-
-    def _last_answer(self, limit):
-        """The Answer that says how the program ended, if it ends well within `limit` seconds; else None."""
-        self._await_exit(limit)
-        if self._remote.exited == 0:
-            return Answer(200, '', page('Signed in', 'The sign-in is complete. You can close this page.'))
-        return None
-
-    def _await_exit(self, limit):
-        for step in awake(limit, 0.1):
-            if self._remote.exited is not None:
-                return
-            time.sleep(step)
-
-    def _request(self, target):
-        return Request('GET', target, (('Host', f'localhost:{self.sign_in.port}'),))
-
-    def _open(self):
-        """A channel to the pending login; waits for the link as long as the login does. Raises Problem."""
         while True:
             try:
-                return self._open_loopback()
-            except Problem as problem:
-                if problem.kind != 'link' or self._closed:
-                    raise
+                return self._exchange(request)
+            except Lost as lost:
+                answer = self._what_became_of_it() if lost.sent else None
+            if answer:
+                return answer
 
-    def _open_loopback(self):
+    def fetch(self, target_or_request):
+        """The whole Answer to what may be asked for again. Raises Problem as carry() does."""
+        request = target_or_request
+        if isinstance(request, str):
+            request = Request('GET', request, (('Host', f'localhost:{self._port}'),))
+        for _ in range(1 if request.method == 'POST' else self.REPEATS):
+            with contextlib.suppress(Lost):
+                return self._exchange(request)
+        raise Problem('remote', 'The program at the server gives no whole answer.', 'Start again.')
+
+    def arrived(self):
+        """(whether a redirect has come to codex and signed somebody in, its words), by whatever way. Raises Problem."""
+        signed_in, words = self._program.signed_in()
+        if not signed_in:
+            self.fetch('/favicon.ico')
+            signed_in, words = self._program.signed_in()
+        return signed_in, words
+
+    def last_words(self, limit=LAST_WORDS):
+        """The Answer that says how the program ended, as good as the one that was lost with it. Raises Problem 'unknown'."""
+        for step in awake(limit, 0.1):
+            if self._program.exited is not None:
+                break
+            Box().take(step, None)
+        if self._program.exited == 0:
+            return Answer(200, '', page('Signed in', 'The sign-in is complete. You can close this page.'))
+        raise Problem('unknown', *(
+            ('The connection broke while the redirect was delivered; it may have arrived.', 'Look at the app.')
+            if self._program.exited is None else ('The sign-in has failed at the server.', 'Look at the app.')))
+
+    def _what_became_of_it(self):
+        """The Answer in place of a lost one; None where the redirect never came to codex. Raises Problem."""
         try:
-            return self._link.open_tcp('127.0.0.1', self.sign_in.port)
+            if self._program.command.codex and self._program.exited is None:
+                return self.fetch(SUCCESS_PATH) if self.arrived()[0] else None
         except Problem as problem:
             if problem.kind != 'refused':
                 raise
-        return self._link.open_tcp('::1', self.sign_in.port)
+        return self.last_words()
 
-    def check(self):
-        """Raises Problem('forbidden') where the server would not let the redirect through; opens and closes a channel."""
+    def _exchange(self, request):
+        channel, sent = self._open(), 0
         try:
-            _close(self._open_loopback())
+            data = request_text(request, self.cookies)
+            for start in range(0, len(data), self.PIECE):
+                channel.sendall(data[start:start + self.PIECE])
+                sent += self.PIECE
+            answer = self._read_answer(channel)
+            self.cookies.update(answer.cookies)
+            return answer
+        except (*LOST, ValueError):
+            self._link.suspect()
+            raise Lost(sent) from None
+        finally:
+            with contextlib.suppress(LOST):
+                channel.close()
+
+    def _open(self):
+        """A channel to the program, through this connection or the next one. Raises Problem."""
+        while True:
+            try:
+                return self.open_loopback()
+            except Problem as problem:
+                if problem.kind != 'link' or elapsed() > self.until:
+                    raise
+
+    def open_loopback(self):
+        """A channel to the program, on either loopback. Raises Problem as Link.open_tcp does."""
+        try:
+            return self._link.open_tcp('127.0.0.1', self._port)
         except Problem as problem:
-            if problem.kind == 'forbidden':
+            if problem.kind != 'refused':
                 raise
+        return self._link.open_tcp('::1', self._port)
 
     def _read_answer(self, channel):
         """The Answer that comes through `channel`. Raises OSError or ValueError where it breaks off."""
@@ -6242,9 +6058,9 @@ class RedirectRelay:
             try:
                 piece = channel.recv(65536)
             except socket.timeout:
-                if not reader.unended and next(silent, None) is None:
-                    raise
                 if not reader.unended:
+                    if next(silent, None) is None or self._program.exited is not None:
+                        raise
                     continue
                 piece = b''             # a second of silence is its end
             answer = reader.feed(piece)
@@ -6252,33 +6068,231 @@ class RedirectRelay:
                 raise ValueError('the answer is too long')
         return answer
 
-    # -- the end
 
-    def close(self, linger=2.0):
-        """Stop listening; a browser on its way to the last page gets up to `linger` seconds for it."""
-        deadline = time.monotonic() + linger
-        while time.monotonic() < deadline and (self._busy or self._expected()):
-            time.sleep(0.02)
-        self._closed = True
+class Visits:
+    """What browsers ask at the redirect's port: judged, and answered at once or when the story has an answer.
+
+    What is to be brought to the program comes into `box` as ('redirect', Request) or ('page', Request), each once;
+    answer() hands on what it replied.
+    """
+    PATIENCE = 8.0          # s until a browser gets a page that asks again by itself
+    AGAIN = 2               # s after which that page does
+    LINGER = 4.0            # s that the port stays open for who is to come back
+    MOST = 200              # connections at once
+    HEAD_LIMIT = 30.0       # s that a browser may take for its request; idle extra connections end so
+    OVER = 'Go back to the app: it says how it ended.'
+    BEGINNING = re.compile(rb'[A-Z]{0,20}|[A-Z]{1,20} .*', re.S)      # of what can become a request
+
+    def __init__(self, board, pending, alias, box):
+        self.pending, self._board, self._alias, self._box = pending, board, alias, box
+        self._lock = threading.Lock()       # a request is judged and noted in one step
+        self._waiting = {}      # key of a request: what takes its answer, for each browser that wants it
+        self._answers = {}      # key of a request: the bytes that whoever asks again gets as well
+        self._expected = {}     # target: until when a browser may come that was sent there
+        self._busy, self._gone = 0, Box()
+        self._listener = self._told_of_tls = None
+
+    # -- the port
+
+    def listen(self):
+        """Listen on the redirect's port. Raises Problem('listen')."""
+        self._listener = Listener(self._board, self._visited, most_at_once(self.MOST, 4), self._told, drop=self._hang_up)
+        try:
+            self._listener.open('localhost', self.pending.port)
+        except Problem as problem:
+            raise Problem('listen', problem.message, 'End that program (another login, or codex on this device), '
+                          'then start again.') from None
+
+    def revive(self):
+        """Listen again where the system took a listener away while the app was asleep."""
+        if self._listener:
+            self._listener.probe()
+
+    @staticmethod
+    def _hang_up(sock):
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+    def _told(self, event, _, where, error):
+        self._note(f'Port {where[1]} of this device is open again.' if event == 'back' else
+                   f'{_listen_problem(*where[:2], error).message}. Paste the address of the failed page here instead.')
+
+    def _note(self, text):
+        self._box.put(('note', text))
+
+    def _visited(self, sock, *_):
+        sock.setblocking(True)
+        start(self._serve, sock)
+
+    def _serve(self, sock):
+        """One browser's connection: its request, read whole, and the answer to it."""
+        with contextlib.ExitStack() as visit, contextlib.suppress(OSError):      # the browser gave up; what it brought is kept
+            visit.callback(self._board.call, lambda: self._listener.leave(sock))
+            visit.callback(sock.close)
+            request = self._read_request(sock)
+            if not request:
+                return
+            with self._lock:
+                self._busy += 1
+            try:
+                answer = Box()
+                self.respond(request, answer.put)
+                data = answer.take(self.PATIENCE, None)
+                if data is None:
+                    self._expect(request.target, self.AGAIN + 1)
+                    data = page(f'Waiting for {self._alias} …', 'Go back to the app, and leave this page open: '
+                                'it goes on by itself.', refresh=self.AGAIN)
+                sock.settimeout(self.HEAD_LIMIT)
+                sock.sendall(data)
+                sock.shutdown(socket.SHUT_WR)
+            finally:
+                with self._lock:
+                    self._busy -= 1
+                self._gone.put(None)
+
+    def _read_request(self, sock):
+        """The Request that a browser sends; None where it sends none, which it is told."""
+        reader, silent = Reader(read_request), awake(self.HEAD_LIMIT, 1.0)
+        sock.settimeout(1.0)
+        while True:
+            try:
+                piece = sock.recv(65536)
+            except socket.timeout:
+                if next(silent, None) is None:
+                    return None
+                continue
+            if not piece:
+                return None
+            self._listener.heard(sock, whole=False)
+            try:
+                request = reader.feed(piece)
+                if not self.BEGINNING.fullmatch(reader.data[:32]):
+                    raise ValueError('this is no HTTP request')
+            except ValueError as error:
+                if reader.data[0] == 0x16 and not self._told_of_tls:
+                    self._told_of_tls = True
+                    self._note('Something came with https to the port of the redirect, where only http is understood.')
+                sock.sendall(page('Not understood', f'{error}.', status=400))
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(65536) and next(silent, None):      # what is closed unread is a reset, and no answer
+                    pass
+                return None
+            if request:
+                self._listener.heard(sock, whole=True)
+                return request
+
+    # -- requests
+
+    def respond(self, request, reply):
+        """Judge a request, and have reply(bytes) called with its answer, now or later, from any thread; the Verdict.
+
+        Without `reply`, a person brought the request, and no browser follows its answer.
+        """
+        with self._lock:
+            verdict = judge(request, self.pending)
+            self._expected.pop(request.target, None)
+            wanted = request._replace(target=verdict.target)
+            if verdict.act == CARRY:
+                self._answers.pop(wanted.key, None)     # it was carried before, and the program would not have it
+            data = self._answers.get(wanted.key)
+            if verdict.act == HERE:
+                data = page(verdict.title, verdict.text, verdict.status, verdict.again)
+                if verdict.again and reply:
+                    self._expected[request.target] = elapsed() + verdict.again + 1
+            elif data is None and self.pending.stage == 'over':
+                data = page('This sign-in is over', self.OVER, status=410)
+            elif data is None:
+                if verdict.act == CARRY:
+                    self.pending = self.pending._replace(stage='carrying', carried=wanted.key)
+                if wanted.key not in self._waiting:
+                    self._box.put(('redirect' if verdict.act == CARRY else 'page', wanted))
+                self._waiting.setdefault(wanted.key, []).append(reply)
+        if data is not None and reply:
+            reply(data)
+        return verdict
+
+    def answer(self, request, data, keep=False, follow=None, **changes):
+        """Give browsers what came for a request, for later ones as well if `keep`; whether there is a browser.
+
+        `follow` is the target that it sends them to; `changes` are what is new of the Pending.
+        """
+        with self._lock:
+            self.pending = self.pending._replace(**changes)
+            if keep:
+                self._answers[request.key] = data
+            replies = list(filter(None, self._waiting.pop(request.key, ())))
+        if follow and replies:
+            self._expect(follow, 2.0)
+        for reply in replies:
+            reply(data)
+        return bool(replies)
+
+    def wanted(self, request):
+        """Whether a browser waits for the answer to a request."""
+        return request.key in self._waiting
+
+    def end(self):
+        """The program is over: no request passes any more."""
+        with self._lock:
+            self.pending = self.pending._replace(stage='over')
+            waiting, self._waiting = self._waiting, {}
+        for reply in filter(None, itertools.chain.from_iterable(waiting.values())):
+            reply(page('This sign-in is over', self.OVER, status=410))
+
+    def _expect(self, target, seconds):
+        with self._lock:
+            self._expected[target] = elapsed() + seconds
+
+    def close(self, linger=True):
+        """Let go of the port. Who waits still is told that it is over; a browser that is to come back has a moment for that."""
+        self.end()
+        for step in awake(self.LINGER, 0.1):
+            if not self._busy and not (linger and max(self._expected.values(), default=0) > elapsed()):
+                break
+            self._gone.take(step, None)
         if self._listener:
             self._listener.close()
 
-    def _expected(self):
-        last = self._deliveries.get(self.follow)
-        return self.follow and not last and any(
-            delivery.once and delivery.fetched for delivery in self._deliveries.values())
-
-    def redirected(self):
-        """Whether a callback has come, from a browser or a person."""
-        return any(delivery.once for delivery in list(self._deliveries.values()))
-
-    def delivering(self):
-        """Whether a callback is on its way."""
-        return any(delivery.once and not delivery.done.is_set() for delivery in list(self._deliveries.values()))
-
 
 # == 12. Sign-in =======================================================================================================
-# The story of one login, from the link to the outcome.
+# The story of one login, from the link to the outcome. It waits in one place, Login.run, for the next event; what each does:
+#
+#   finding     a saved login is looked for at the server       reading     the program runs; no address is known yet
+#   starting    the program is being started                    waiting     for the browser's redirect
+#   following   the redirect's reply leads to a last page       settling    for the end of the program
+#   proving     it ended; whether somebody is signed in         asking      whether to begin anew
+#   over        `status` is the exit status
+
+MOVES = {(state, event): act for states, event, act in (
+    ('finding', 'started', 'go_on'),                # -> reading; --again: starting
+    ('finding', 'gone', 'begin_anyway'),            # -> starting; over, where a redirect was brought
+    ('starting', 'started', 'has_started'),         # -> reading
+    ('starting', 'present', 'is_present'),          # -> starting, over
+    ('starting', 'gone', 'begin_anew'),             # -> starting: the connection was lost before it was known where it is
+    ('finding starting', 'deadline', 'not_started'),        # 124
+    ('reading waiting following settling proving', 'line', 'read_line'),     # an address: -> waiting, following
+    ('reading', 'browser', 'read_address'),         # likewise
+    ('waiting', 'redirect', 'carry'),               # -> following, settling; waiting, where the program would not have it
+    ('waiting following settling', 'page', 'fetch'),        # the last page: -> settling
+    ('following', 'follow', 'follow'),              # no browser came for it: -> settling
+    ('settling', 'quiet', 'say_so'),
+    ('reading waiting following settling', 'exit', 'has_ended'),    # -> over, proving, asking
+    ('proving', 'proof', 'is_proved'),              # -> over
+    ('proving', 'deadline', 'prove'),               # -> over
+    ('reading waiting following settling proving', 'gone', 'is_gone'),      # -> over, starting, asking
+    ('reading waiting asking', 'deadline', 'look_once_more'),       # whoever stands at the port is heard first
+    ('reading waiting asking', 'late', 'nobody_came'),      # 124
+    ('following settling', 'deadline', 'never_ended'),      # somebody came: not 124
+    ('asking', 'anew', 'begin_anew'),               # -> starting
+    ('waiting', 'look', 'look_around'),
+    ('waiting', 'peek', 'peek'),
+    ('waiting', 'clipboard', 'offer_to_deliver'),
+    ('*', 'typed', 'take_typed'),                   # the last page: -> following
+    ('*', 'woke', 'wake_up'),
+    ('*', 'note', 'say'),
+    ('*', 'problem', 'fail'),
+) for state in states.split()}
+
 
 class Session(NamedTuple):
     """What is kept of a login under way, to go on with it after this process ended. No secret is in it.
@@ -6383,10 +6397,35 @@ CODEX_HINTS = (
 )
 
 
+class Attempt:
+    """All that is known of one try at a login. A new try has a new one: what the old program may still say is not for it."""
+
+    def __init__(self, link, command, timeout):
+        self.box = Box()
+        self.program = Program(link, command, self.box, timeout)
+        self.started = time.time()
+        self.found = False              # whether it was begun by an earlier run
+        self.shared = False             # whether another one waits for it as well: then it is not ours to end
+        self.codes = DeviceCodeScanner() if '--device-auth' in command.line else None
+        self.code = self.sign_in = self.visits = self.courier = None
+        self.timers = {'late': float('inf')}        # event: when it is due, by elapsed()
+        self.proof = None               # (whether somebody is signed in, the words that say so), once known
+        self.held = []                  # codex's own lines, shown only when they explain a failure
+        self.last_page = None           # the target that the redirect's answer led to
+        self.denied = False             # whether that redirect said no
+        self.problem = None             # why the redirect may not have arrived
+        self.asked_about_page = False
+        self.offered = []               # what was offered of the clipboard
+
+
 class Login:
-    """One sign-in: a link, a program at the server, the redirect's relay, the browser, the outcome."""
-    FOLLOW_AFTER = 3.0      # seconds that a browser has to follow the callback's answer before this script does
-    LOOK_AFTER = 2.0        # seconds after a wake-up in which a browser's own request comes; then the clipboard is read
+    """One sign-in: a link, a program at the server, the browsers' visits, the outcome."""
+    FOLLOW_AFTER = 3.0      # s that a browser has to follow the redirect's answer before this script does
+    LOOK_AFTER = 2.0        # s after a wake-up in which a browser's own request comes; then the clipboard is read
+    LAST_LOOK = 2.0         # s in which who stands at the port when the time is up is heard
+    MORE_TIME = 60.0        # s that a redirect has, however late it comes
+    PROOF_LIMIT = 20.0      # s in which a program that has ended has its status told by its own job
+    LEAVE_LIMIT = 8.0       # s in which the server is left
     SHOWN_ON_FAILURE = 40
 
     def __init__(self, options, settings, device, report):
@@ -6396,29 +6435,24 @@ class Login:
         self._sessions = Sessions(device, report.note)
         self._server = f'{settings.user}@{settings.host}:{settings.port}'
         self._command = make_command(options.command, options.device_auth)
-        self._deadline = time.monotonic() + options.timeout
-        self._slept = False
-        self._gone_words = None     # where a login under way has ended meanwhile: what its status says
-        self._forget_program()
+        self._redirect = None   # one that a person brought, until the address is known
+        self._slept, self._status, self._attempt = False, 0, None
+        self._try_anew()
 
-    def _forget_program(self):
-        self._inbox = queue.Queue()     # what the program before may still say is not for the next one
-        self._remote = RemoteLogin(self._link, self._command, self._inbox, self._options.timeout)
-        self._scanner = DeviceCodeScanner() if '--device-auth' in self._command.line else None
-        self._relay = self._sign_in = self._code = self._follow_at = None
-        self._started = time.time()
-        self._patience = 40     # times that the end of the program waits for the answer to its callback
-        self._held = []         # codex's own lines, shown only when they explain a failure
-        self._found_again = self._by_hand = self._held_elsewhere = False
-        self._look_at, self._offered = None, []     # when to look at the clipboard; what was offered of it
-        self._asked_about_page = False
-        self._brought = None    # a redirect that a person brought, to be delivered as soon as the address is known
+    def _try_anew(self):
+        if self._attempt and self._attempt.visits:
+            self._attempt.visits.close(linger=False)
+        self._attempt = Attempt(self._link, self._command, self._options.timeout)
+        self._set('deadline', self._options.timeout)
+
+    def _set(self, event, seconds):
+        self._attempt.timers[event] = elapsed() + seconds
 
     def _tell(self, event, **fields):
         if event == 'suspended':
-            self._inbox.put(('woke', None))
+            self._attempt.box.put(('woke', None))
         if event == 'link-failed':
-            self._inbox.put(('problem', fields['problem']))
+            self._attempt.box.put(('problem', fields['problem']))
         elif event == 'note':
             self._report.note(**fields)
         else:
@@ -6431,185 +6465,163 @@ class Login:
 
         Raises Problem and KeyboardInterrupt.
         """
+        self._redirect, completed = redirect, False
         if not self._options.json:
             self._device.typed_lines(self._typed)
         try:
             self._link.connect()
             self._link.keep()
             self._open_forwards()
-            if not self._begin(redirect):
-                return 0
-            self._link.subscribe(self._remote_attend)
-            return self._wait()
-        except BaseException as error:
-            if self._relay:
-                self._relay.close(linger=0)
-            # A login that was only found is not ended for a wrong redirect, nor while another process holds its port.
-            if not (self._found_again and getattr(error, 'kind', '') == 'redirect' or self._held_elsewhere):
-                self._give_up()
-            raise
+            state = self._find() or self._begin(self._options.again)
+            while state != 'over':
+                event, value = self._next()
+                act = MOVES.get((state, event)) or MOVES.get(('*', event))
+                state = act and getattr(self, '_' + act)(value) or state
+            completed = True
+            return self._status
         finally:
             self._device.attempt(self._device.returned)
-            if self._relay:
-                self._relay.close()
+            with contextlib.suppress(KeyboardInterrupt):
+                self._leave('leave')
+                if self._attempt.visits:
+                    self._attempt.visits.close(linger=completed)
             if self._forwards:
                 self._forwards.close()
             self._link.close()
 
+    def _next(self):
+        """The next event, as (event, value). What is due goes behind what has come; set anew meanwhile, it is not due any more."""
+        box, timers = self._attempt.box, self._attempt.timers
+        while True:
+            due = min(timers, key=timers.get)
+            if timers[due] <= elapsed():
+                del timers[due]
+                box.put((due, None))
+            event, value = box.take(min([60, *(moment - elapsed() for moment in timers.values())]), ('', None))
+            if event and event not in timers:
+                return event, value
+
     def _open_forwards(self):
         """The forwards of the command line; those of the configuration belong to -N."""
-        # `-L 1455:localhost:1455` is the old cure for what the relay does here.
+        # `-L 1455:localhost:1455` is the old cure for what is done here.
         specs = [spec for spec in self._options.forwards
                  if not (self._command.codex and spec.mode == 'L' and spec.port == spec.hostport in CODEX_PORTS)]
         if specs:
             self._forwards = open_forwards(self._link, specs, self._settings, self._report)
 
-    def _remote_attend(self, transport):
-        self._remote.attend(transport)
-
-    def _begin(self, redirect):
-        """Go on with the program of a saved session, or start it; whether there is anything to wait for."""
-        if self._go_on(redirect):
-            return True
-        if redirect:
-            if not self._gone_words:
-                raise self._gone()
-            self._report.tell('signed-in', text=self._gone_words)
-            return False
-        present = self._start(again=self._options.again)
-        if present is not None:
-            self._report.tell('signed-in', text=present)
-            if not self._device.agrees(
-                    f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login)'):
-                self._report.note('Nothing was changed. --again signs in anew.')
-                return False
-            self._start(again=True)
-        if self._command.codex:
-            self._save()
-        return True
-
-    def _start(self, again):
-        """Start the program; again where the connection was lost meanwhile: what nobody has seen start is ended there."""
-        while True:
-            with self._another_try():
-                return self._remote.start(again)
-            self._forget_program()
-
-    @contextlib.contextmanager
-    def _another_try(self):
-        """Passes over a lost connection, until the login's time is over."""
-        try:
-            yield
-        except Problem as problem:
-            if problem.kind != 'link':
-                raise
-            if time.monotonic() > self._deadline:
-                raise Problem('timeout', f'{problem.message} It was tried again for {self._options.timeout} s.',
-                              'Check that this device is online, and start again.', TIMED_OUT) from None
-
-    def _go_on(self, redirect):
-        """Find the program of a saved session again; whether it is there."""
-        session = self._sessions.find(self._server, self._options.command)
-        if not session or session.device_auth != self._options.device_auth:
-            return False
-        self._gone_words = self._find(session)
-        if self._gone_words is not None:
-            self._forget_session()
-            self._forget_program()
-            return False
-        if (self._options.fresh or self._options.again) and not redirect:
-            self._remote.end(stop=True)
-            self._forget_session()
-            self._forget_program()
-            return False
-        self._started, self._brought, self._found_again = session.started, redirect, True
-        self._deadline -= max(0, time.time() - session.started)
-        self._report.note(f'Going on with the login that was begun {ago(time.time() - session.started)}.')
-        return True
-
-    def _find(self, session):
-        while True:
-            with self._another_try():
-                return self._remote.find(session.folder, session.mark)
-
-    def _start_anew(self, _):
-        self._forget_program()
-        self._deadline = time.monotonic() + self._options.timeout
-        self._start(again=True)
-        self._save()
-
-    def _wait(self):
-        while True:
-            now = time.monotonic()
-            if now >= self._deadline:
-                raise Problem('timeout', f'Nobody signed in within {self._options.timeout} s.',
-                              'Start again; --timeout SECONDS waits longer.', TIMED_OUT)
-            if self._follow_at and now >= self._follow_at:
-                self._follow_at = None
-                self._relay.fetch(self._relay.follow)
-            try:
-                # A signal that comes just before a wait begins is heard at its end: so none is long.
-                name, value = self._inbox.get(timeout=min(1.0, (self._follow_at or self._deadline) - now))
-            except queue.Empty:
-                self._look_around(now)
-                continue
-            status = getattr(self, '_on_' + name)(value)
-            if status is not None:
-                return status
-
-    def _give_up(self):
+    def _leave(self, word):
         """Leave nothing behind at the server, as far as it can be reached in a few seconds."""
-        if self._remote.folder:
-            try:
-                self._link.transport(3.0)
-                if self._remote.end(stop=self._remote.exited is None):
-                    self._forget_session()
-            except (Problem, KeyboardInterrupt):
-                pass            # the next start finds it again; else the keeper at the server ends it at its time-out
+        attempt, program = self._attempt, self._attempt.program
+        if not program.folder or attempt.shared and program.exited is None:
+            return
+        try:
+            self._link.transport(3.0)
+        except Problem:
+            return                  # the next start finds it again; else the server ends it in time
+        program.say(word)
+        until, event = elapsed() + self.LEAVE_LIMIT, ''
+        while event not in ('ended', 'gone', 'late'):
+            event, _ = attempt.box.take(max(0, until - elapsed()), ('late', None))
+        if event != 'late' or program.exited is not None:
+            self._forget()
+        program.folder = None
 
     def _save(self):
-        found, options = self._sign_in, self._options
+        attempt, options = self._attempt, self._options
+        found, program = attempt.sign_in, attempt.program
         self._sessions.save(Session(
-            self._server, options.connection, options.command, options.device_auth, self._remote.folder, self._remote.mark,
-            found.port if found else None, found.path if found else '', hash_of(found.state) if found else '', self._started))
+            self._server, options.connection, options.command, options.device_auth, program.folder, program.mark,
+            found.port if found else None, found.path if found else '', hash_of(found.state) if found else '', attempt.started))
 
-    def _forget_session(self):
+    def _forget(self):
         self._sessions.forget(self._server, self._options.command)
 
-    # -- what the program does
+    # -- how it begins
 
-    def _on_line(self, line):
-        if self._scanner:
+    def _find(self):
+        """Look for the program of a saved login; None where none is saved."""
+        session = self._sessions.find(self._server, self._options.command)
+        if not session or session.device_auth != self._options.device_auth:
+            if self._redirect:
+                raise self._gone()
+            return None
+        self._attempt.started = session.started
+        self._attempt.program.find(session.folder, session.mark)
+        return 'finding'
+
+    def _go_on(self, _):
+        if (self._options.fresh or self._options.again) and not self._redirect:
+            self._leave('stop')
+            self._forget()
+            return self._begin(again=True)
+        self._attempt.found = True
+        self._report.note(f'Going on with the login that was begun {ago(max(0, time.time() - self._attempt.started))}.')
+        return 'reading'
+
+    def _begin_anyway(self, words):
+        self._forget()
+        if not self._redirect:
+            return self._begin(self._options.again)
+        if not words:
+            raise self._gone()
+        return self._signed_in(words)
+
+    def _begin(self, again):
+        """Start the program, in an attempt of its own."""
+        self._try_anew()
+        self._attempt.program.start(again)
+        return 'starting'
+
+    def _begin_anew(self, _):
+        return self._begin(again=True)
+
+    def _is_present(self, words):
+        self._signed_in(words)
+        if self._device.agrees(f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login)'):
+            return self._begin(again=True)
+        self._report.note('Nothing was changed. --again signs in anew.')
+        return 'over'
+
+    def _has_started(self, _):
+        if self._command.codex:
+            self._save()
+        self._attempt.program.say('go')
+        return 'reading'
+
+    def _not_started(self, _):
+        raise Problem('timeout', f'{self._attempt.program.trouble} It was tried again for {self._options.timeout} s.',
+                      'Check that this device is online, and start again.', TIMED_OUT)
+
+    # -- what the program says
+
+    def _read_line(self, line):
+        attempt = self._attempt
+        if attempt.codes:
             self._look_for_code(line)
-        elif self._sign_in is None:
+        elif attempt.sign_in is None:
             self._refuse_leaving(line)
             found = find_sign_in(line)
             if found:
-                self._open(found)
-                return
-        elif self._sign_in.url in harmless(line):
-            return
+                return self._open(found)
+        elif attempt.sign_in.url in harmless(line):
+            return None
         if self._command.codex and not self._options.verbose:
-            self._held = [*self._held, line][-self.SHOWN_ON_FAILURE:]
-            if self._options.json:
-                self._report.tell('output', text=line)
-        else:
+            attempt.held = [*attempt.held, line][-self.SHOWN_ON_FAILURE:]
+        if not self._command.codex or self._options.verbose or self._options.json:
             self._report.tell('output', text=line)
+        return None
 
-    def _on_browser(self, url):
-        if self._sign_in or self._scanner or not URLS.fullmatch(url):
-            return
+    def _read_address(self, url):
+        if self._attempt.codes or not URLS.fullmatch(url):
+            return None
         self._refuse_leaving(url)
         found = read_sign_in(url)
-        if found:
-            self._open(found)
-        else:
-            self._leads_nowhere(url)
+        return self._open(found) if found else self._leads_nowhere(url)
 
     def _leads_nowhere(self, url):
         """A page that brings nothing back to this device is shown, and opened if a person wants that; asked for one only."""
         self._report.tell('sign-in', url=url, port=None)
-        asked, self._asked_about_page = self._asked_about_page, True
+        asked, self._attempt.asked_about_page = self._attempt.asked_about_page, True
         if url.startswith('https://') and not asked and self._agreed(
                 f'{self._settings.alias} wants a page of\n{urlsplit(url).netloc[:200]}\nopened, which leads nowhere on this device. '
                 'Open it'):
@@ -6634,54 +6646,81 @@ class Login:
                           f'opened:\n{harmless(elsewhere)[:80]}', 'Ask who runs the server.')
 
     def _look_for_code(self, line):
-        found = self._scanner.feed(line)
-        if found and not self._code:
+        attempt = self._attempt
+        found = attempt.codes.feed(line)
+        if found and not attempt.code:
             self._check_issuer(found.url)
-            self._code = found
+            attempt.code = found
             copied = self._device.attempt(self._device.copy, found.code)
             self._report.tell('device-code', url=found.url, code=found.code)
             self._show_page(found.url, 'The code is copied.' if copied else '')
 
+    # -- from the address to the browser
+
     def _open(self, found):
         """Everything between the address and the person's browser: check, listen, copy, open."""
         check_sign_in(found)
-        self._sign_in = found
-        self._relay = RedirectRelay(self._link, self._remote, found, self._inbox)
-        if self._found_again and self._arrived_before():
-            self._relay.fetch(SUCCESS_PATH)         # all that was lost is the browser's last request
-        elif self._brought:
-            redirect, self._brought = self._brought, None
-            self._bring(redirect)
-        else:
-            self._check_issuer(found.url)
-            self._relay.check()
-            self._listen(found)
-            self._save()
-            self._report.tell('sign-in', url=found.url, port=found.port)
-            copied = self._device.attempt(self._device.copy, found.url)
-            self._show_page(found.url, 'The address is copied.' if copied else '')
+        attempt, codex = self._attempt, self._command.codex
+        attempt.sign_in = found
+        pending = Pending(found.port, found.path, hash_of(found.state), found.served, codex)
+        attempt.visits = Visits(self._link.board, pending, self._settings.alias, attempt.box)
+        attempt.courier = Courier(self._link, attempt.program, found.port, attempt.timers['deadline'])
+        if attempt.found and codex and self._arrived_before():
+            return self._go_to(SUCCESS_PATH)        # all that was lost is the browser's last request
+        if self._redirect:
+            redirect, self._redirect = self._redirect, None
+            attempt.shared = True                   # not to be ended for a wrong redirect
+            state = self._bring(redirect)
+            attempt.shared = False
+            return state or 'waiting'
+        self._check_issuer(found.url)
+        self._check_forwarding()
+        self._listen()
+        self._save()
+        self._report.tell('sign-in', url=found.url, port=found.port)
+        copied = self._device.attempt(self._device.copy, found.url)
+        self._show_page(found.url, 'The address is copied.' if copied else '')
+        if self._device.app:
+            self._set('look', 1)
+        return 'waiting'
 
     def _arrived_before(self):
-        if not self._command.codex:
-            return False
         try:
-            return self._relay.arrived_before()
+            arrived, words = self._attempt.courier.arrived()
         except Problem as problem:
             if problem.kind != 'refused':
                 raise
             return False        # codex has ended: its last record says how
+        self._attempt.proof = (True, words) if arrived else None
+        return arrived
 
-    def _listen(self, found):
+    def _check_forwarding(self):
+        """Raises Problem('forbidden') where the server would not let the redirect through."""
+        courier = self._attempt.courier
         try:
-            self._relay.listen()
+            # Only codex is known to take more connections than the redirect's own; for others, a look at another port is a hint.
+            channel = courier.open_loopback() if self._command.codex else self._link.open_tcp('127.0.0.1', 1)
+            channel.close()
+        except LOST:
+            pass
+        except Problem as problem:
+            if problem.kind == 'forbidden':
+                if self._command.codex:
+                    raise
+                self._report.warn(problem.message)
+
+    def _listen(self):
+        attempt = self._attempt
+        try:
+            attempt.visits.listen()
         except Problem as problem:
             # The app that began this login may be asleep, and hold the port. It is not to lose its login for that.
-            self._held_elsewhere = self._found_again
-            if not self._found_again or self._device.alone:
+            attempt.shared = attempt.found
+            if not attempt.found or self._device.alone:
                 raise
             self._report.note(f'{problem.message}. Paste the address of the failed page here instead.')
             return
-        self._report.tell('listening', mode='redirect', bind='localhost', port=found.port)
+        self._report.tell('listening', mode='redirect', bind='localhost', port=attempt.sign_in.port)
 
     def _show_page(self, url, copied=''):
         device, report, options = self._device, self._report, self._options
@@ -6699,6 +6738,9 @@ class Login:
             report.note(f'{copied} Your browser opens it. After signing in, {device.back}.'.strip())
         else:
             report.note(f'{copied} Open it in the browser of this device, then {device.back}.'.strip())
+        minutes = max(0, self._attempt.timers['deadline'] - elapsed()) / 60
+        how_long = f'{minutes:.0f} min' if minutes >= 1.5 else f'{minutes * 60:.0f} s'
+        report.note(f'Waiting for up to {how_long}. {device.while_waiting}')
 
     def _stays_awake(self):
         """Whether --stay-awake was chosen, now or before; where it means something, the choice is kept."""
@@ -6712,38 +6754,187 @@ class Login:
         device.prefer('stay-awake', 'yes' if chosen else 'no')
         return chosen
 
-    def _on_exit(self, status):
-        if self._relay and self._relay.delivering() and self._patience:
-            # The program may end before its answer to the callback has arrived: that is told first.
-            self._patience -= 1
-            time.sleep(0.05)
-            return self._inbox.put(('exit', status))
-        words = [harmless(line) for line in self._held if line.strip()]
-        if status == 0 and self._command.codex:
-            signed_in, said = self._remote.signed_in()
-            if not signed_in:
-                self._finish()
-                raise Problem('not-signed-in', f'codex at {self._settings.alias} ended, but its status says: {said}',
-                              'Start again.')
-            self._finish()
-            if words:
-                self._report.show(words[-1])
-            self._report.tell('signed-in', text=said)
-            self._offer_in_app_browser()
-            return 0
-        self._finish()
-        if status and self._command.codex:
-            raise self._failure(status, words)
-        return status
+    # -- the redirect
 
-    def _failure(self, status, words):
+    def _carry(self, request):
+        attempt, visits = self._attempt, self._attempt.visits
+        # Somebody came: there is time for this.
+        attempt.courier.until = max(attempt.timers.get('deadline', 0), elapsed() + self.MORE_TIME)
+        attempt.timers.update(deadline=attempt.courier.until, late=float('inf'))
+        attempt.denied = 'error' in dict(request.parameters())
+        try:
+            answer = attempt.courier.carry(request)
+        except Problem as problem:
+            visits.answer(request, page('Not delivered', f'{problem.message} {problem.hint}', status=502), keep=True,
+                          stage='open' if problem.kind == 'refused' else 'carried')
+            self._report.tell('callback', delivered=False)
+            if problem.kind == 'forbidden':
+                raise
+            attempt.problem = problem
+            self._set('deadline', self.MORE_TIME)
+            return 'settling'       # the end of the program says more
+        target = local_target(answer.location, attempt.sign_in.port) if 300 <= answer.status < 400 else None
+        if target and self._command.codex and target.partition('?')[0] == SUCCESS_PATH:
+            attempt.proof = True, signed_in_as(target)      # it goes there only once the tokens are saved
+        stage = stage_after(answer.status, self._command.codex)
+        browser = visits.answer(request, answer.data, keep=True, follow=target, stage=stage,
+                                leads_to=(*visits.pending.leads_to, *filter(None, [target]))[-20:])
+        self._report.tell('callback', delivered=True)
+        if target:
+            return self._go_to(target, self.FOLLOW_AFTER if browser else 0)
+        return 'waiting' if stage == 'open' else 'settling'
+
+    def _go_to(self, target, after=0):
+        """The last page is to be asked for, by a browser or, if none comes, by this script."""
+        self._attempt.last_page = target
+        self._set('follow', after)
+        return 'following'
+
+    def _follow(self, _):
+        return self._get(Request('GET', self._attempt.last_page, (('Host', f'localhost:{self._attempt.sign_in.port}'),)))
+
+    def _fetch(self, request):
+        return self._get(request) if self._attempt.visits.wanted(request) else None     # else it was got meanwhile
+
+    def _get(self, request):
+        """Get a page for whoever waits for it; the last one ends the program."""
+        attempt, visits = self._attempt, self._attempt.visits
+        last, target = request.target == attempt.last_page, None
+        try:
+            answer = attempt.courier.fetch(request)
+        except Problem as problem:
+            answer = None
+            if last and problem.kind == 'refused':      # the program ends with its last answer: this one is as true
+                with contextlib.suppress(Problem):
+                    answer = attempt.courier.last_words(5.0)
+            data = answer.data if answer else page('Not delivered', f'{problem.message} {problem.hint}', status=502)
+        else:
+            data = answer.data
+            if 300 <= answer.status < 400 and not self._command.codex:
+                target = local_target(answer.location, attempt.sign_in.port)
+        visits.answer(request, data, keep=last, leads_to=(*visits.pending.leads_to, *filter(None, [target]))[-20:])
+        if last:
+            attempt.timers.pop('follow', None)
+            self._set('quiet', 30)
+            return 'settling'
+        return None
+
+    def _say_so(self, _):
+        self._report.note(f'{self._settings.alias} has the redirect; waiting for the program to end.')
+
+    def _take_typed(self, line):
+        """A person typed something: the address of a failed page."""
+        if line:
+            try:
+                return self._bring(parse_redirect(line))
+            except Problem as problem:
+                self._report.note(f'{problem.message} {problem.hint}')
+        return None
+
+    def _bring(self, redirect):
+        """Have a redirect delivered that a person brought; the next state, None for no other. Raises Problem('redirect')."""
+        visits = self._attempt.visits
+        request = redirect.request(visits.pending) if visits else None
+        verdict = visits.respond(request, None) if visits else None
+        if verdict and verdict.act != HERE:
+            return None
+        if not verdict or redirect.path != SUCCESS_PATH or not verdict.again:
+            raise Problem('redirect', 'That redirect does not belong to the login that waits.',
+                          'Copy the address of the page that was opened last.')
+        signed_in, words = self._attempt.program.signed_in()
+        if not signed_in:
+            raise Problem('redirect', 'That is the last page of a sign-in whose redirect never arrived.',
+                          'Go back one page in the browser and copy its address, or start again.')
+        self._attempt.proof = True, words
+        return self._go_to(request.target)
+
+    def _typed(self, line):
+        if line.lower() in QUIT:
+            _thread.interrupt_main()        # wherever it is; the line below wakes it up where it waits
+        self._attempt.box.put(('typed', line))
+
+    # -- what happens here
+
+    def _wake_up(self, _):
+        self._slept = True
+        timers = self._attempt.timers
+        if 'follow' in timers:              # the browser, too, has its time only from now on
+            self._set('follow', self.FOLLOW_AFTER)
+        if self._device.app:
+            self._set('peek', self.LOOK_AFTER)
+        for ports in filter(None, (self._attempt.visits, self._forwards)):
+            ports.revive()
+
+    def _look_around(self, _):
+        self._set('look', 1)
+        return self._take_typed(self._device.left_for_login())
+
+    def _peek(self, _):
+        """Look at the clipboard, once after each wake-up. iOS may ask the person first, who may take a minute: so not here."""
+        box, device = self._attempt.box, self._device
+        start(lambda: box.put(('clipboard', device.attempt(device.paste) or '')))
+
+    def _offer_to_deliver(self, text):
+        attempt = self._attempt
+        with contextlib.suppress(Problem):
+            redirect = parse_redirect(text)
+            if judge(redirect.request(attempt.visits.pending), attempt.visits.pending).act != HERE and text not in attempt.offered:
+                attempt.offered.append(text)
+                self._device.offer('The address of the failed page is on the clipboard. Deliver it',
+                                   accept=lambda: attempt.box.put(('typed', text)), decline=lambda: None)
+
+    def _say(self, text):
+        self._report.note(text)
+
+    def _fail(self, problem):
+        raise problem
+
+    # -- how it ends
+
+    def _has_ended(self, status):
+        attempt = self._attempt
+        words = self._words()
+        if not self._command.codex:
+            self._status = status
+            return 'over'
+        if status == 0 and not attempt.proof:
+            self._set('deadline', self.PROOF_LIMIT)
+            return 'proving'
+        if status == 0:
+            return self._is_proved(attempt.proof)
+        if status == TIMED_OUT:             # the server's own end, which is later than ours
+            self._nobody_came(None)
         said = [line for line in words if not re.match('Starting local login|If your browser|On a remote or|WARNING', line)]
         text = '\n'.join(said)
         hint = next((hint for pattern, hint in CODEX_HINTS if re.search(pattern, text)),
                     'What it needs is not on the PATH of the account: install it, or set PATH in its ~/.profile.' if status == 127 else
                     'Correct that at the server, then start again.')
-        return Problem('remote', f'codex login at {self._settings.alias} failed: {text[-1000:] or f"status {status}"}',
-                       hint, status)
+        problem = Problem('remote', f'codex login at {self._settings.alias} failed: {text[-1000:] or f"status {status}"}',
+                          hint, status)
+        if attempt.denied:
+            return self._offer_anew(problem)        # somebody said no on the page, and may do otherwise
+        raise problem
+
+    def _words(self):
+        return [harmless(line) for line in self._attempt.held if line.strip()]
+
+    def _prove(self, _):
+        return self._is_proved(self._attempt.program.signed_in())
+
+    def _is_proved(self, proof):
+        signed_in, said = proof
+        if not signed_in:
+            raise Problem('not-signed-in', f'codex at {self._settings.alias} ended, but its status says: {said}', 'Start again.')
+        for line in self._words()[-1:]:
+            self._report.show(line)
+        self._signed_in(said)
+        self._leave('leave')
+        self._offer_in_app_browser()
+        return 'over'
+
+    def _signed_in(self, words):
+        self._report.tell('signed-in', text=words)
+        return 'over'
 
     def _offer_in_app_browser(self):
         """Once, after a login during which the system put this app to sleep."""
@@ -6755,107 +6946,55 @@ class Login:
             if answer is not None:
                 device.prefer('browser', 'in-app' if answer else 'default')
 
-    def _finish(self):
-        self._remote.end()
-        self._forget_session()
-
-    def _on_gone(self, words):
-        self._forget_session()
-        if words:                   # finished by another process: codex signs everybody out when it begins
-            self._report.tell('signed-in', text=words)
-            return 0
-        if self._sign_in is None and not self._code:
-            return self._start_anew(None)       # nobody has begun to sign in
-        self._remote.folder = None
-        if self._relay:
-            self._relay.close(linger=0)
-        problem = self._gone()
-        if self._options.json:
-            raise problem
-        self._report.note(problem.message)
-        self._device.offer('Start a new one', accept=lambda: self._inbox.put(('start', None)),
-                           decline=lambda: self._inbox.put(('problem', problem)))
+    def _is_gone(self, words):
+        attempt = self._attempt
+        self._forget()
+        attempt.program.folder = None
+        words = words or attempt.proof and attempt.proof[1]
+        if words and self._command.codex:                   # finished by another process: codex signs everybody out when it begins
+            return self._signed_in(words)
+        if attempt.sign_in is None and not attempt.code:
+            return self._begin(again=True)          # nobody has begun to sign in
+        return self._offer_anew(self._gone())
 
     def _gone(self):
         return Problem('gone', f'The login at {self._settings.alias} is no longer there. The server may have been restarted.',
                        'Start again.')
 
-    _on_start = _start_anew
+    def _offer_anew(self, problem):
+        """Say what went wrong, and ask whether to begin a new login. Raises the Problem where nobody can be asked."""
+        box = self._attempt.box
+        if self._attempt.visits:
+            self._attempt.visits.end()
+        if self._options.json:
+            raise problem
+        self._report.note(problem.message)
+        self._leave('leave')
+        self._device.offer('Start a new one', accept=lambda: box.put(('anew', None)),
+                           decline=lambda: box.put(('problem', problem)))
+        return 'asking'
 
-    # -- what happens here
+    def _look_once_more(self, _):
+        self._set('late', self.LAST_LOOK)
 
-    def _on_callback(self, delivered):
-        self._report.tell('callback', delivered=delivered)
-        if self._relay.follow:
-            self._follow_at = time.monotonic() + (0 if self._by_hand else self.FOLLOW_AFTER)
+    def _nobody_came(self, _):
+        raise Problem('timeout', f'Nobody signed in within {self._options.timeout} s.',
+                      'Start again; --timeout SECONDS waits longer.', TIMED_OUT)
 
-    def _on_woke(self, _):
-        self._slept = True
-        self._look_at = time.monotonic() + self.LOOK_AFTER
-        if self._follow_at:         # the browser, too, has its time only from now on
-            self._follow_at = time.monotonic() + self.FOLLOW_AFTER
-        for ports in filter(None, (self._relay, self._forwards)):
-            ports.revive()
+    def _never_ended(self, _):
+        raise self._attempt.problem or Problem(
+            'remote', f'The redirect was delivered, but the program at {self._settings.alias} did not end.',
+            'Look there: codex login status' if self._command.codex else 'Look there, and start again.')
 
-    def _look_around(self, now):
-        """While the redirect is missing: what a Shortcut left, and after each wake-up, once, what is on the clipboard.
 
-        At each reading of another app's text iOS may ask the person, who may take a minute: so not in this thread.
-        """
-        if not self._device.app or not self._relay or self._relay.redirected():
-            return
-        self._on_typed(self._device.left_for_login())
-        if self._look_at and now >= self._look_at:
-            self._look_at = None
-            look = lambda: self._inbox.put(('clipboard', self._device.attempt(self._device.paste) or ''))
-            threading.Thread(target=look, daemon=True).start()
-
-    def _on_clipboard(self, text):
-        with contextlib.suppress(Problem):
-            self._own(parse_redirect(text))
-            if not self._relay.redirected() and text not in self._offered:
-                self._offered.append(text)
-                self._device.offer('The address of the failed page is on the clipboard. Deliver it',
-                                   accept=lambda: self._inbox.put(('typed', text)), decline=lambda: None)
-
-    def _on_problem(self, problem):
-        raise problem
-
-    def _on_note(self, text):
-        self._report.note(text)
-
-    def _typed(self, line):
-        if line.lower() in QUIT:
-            import _thread
-            _thread.interrupt_main()        # wherever it is; the line below wakes it up where it waits
-        self._inbox.put(('typed', line))
-
-    def _on_typed(self, line):
-        """A person typed something while the login waits: the address of a failed page."""
-        if line:
-            try:
-                self._bring(parse_redirect(line))
-            except Problem as problem:
-                self._report.note(f'{problem.message} {problem.hint}')
-
-    def _own(self, redirect):
-        """The Verdict on a redirect that a person brought. Raises Problem('redirect') for what is not this login's."""
-        verdict = self._relay.judge(redirect) if self._relay else None
-        if not verdict or verdict.act == HERE and not (redirect.path == SUCCESS_PATH and verdict.again):
-            raise Problem('redirect', 'That redirect does not belong to the login that waits.',
-                          'Copy the address of the page that was opened last.')
-        return verdict
-
-    def _bring(self, redirect):
-        """Deliver a redirect that a person brought. Raises Problem('redirect')."""
-        if self._own(redirect).act != HERE:
-            self._relay.bring(redirect)
-        elif self._remote.signed_in()[0]:
-            self._relay.fetch(redirect.target)
-        else:
-            raise Problem('redirect', 'That is the last page of a sign-in whose redirect never arrived.',
-                          'Go back one page in the browser and copy its address, or start again.')
-        self._by_hand = True            # no browser follows the answer
+def signed_in_as(target):
+    """What codex's status says after it has sent a browser to `target`, and whose account that is, if the token in it says so."""
+    import json
+    who = ''
+    with contextlib.suppress(ValueError, IndexError, AttributeError):
+        payload = dict(parameters_of(target)).get('id_token', '').split('.')[1]
+        who = json.loads(base64.urlsafe_b64decode(payload + '=' * (-len(payload) % 4))).get('email')
+    return 'Logged in using ChatGPT' + (f', {who}' if isinstance(who, str) and who else '')
 
 
 def open_forwards(link, specs, settings, report):
@@ -6891,7 +7030,7 @@ class Tunnels:
 
     def __init__(self, options, settings, device, report):
         self._options, self._settings, self._device, self._report = options, settings, device, report
-        self._inbox = queue.Queue()
+        self._box = Box(self.TICK)
         self._link = Link(settings, device, self._tell, options.jumps)
         self._forwards = None
 
@@ -6899,23 +7038,29 @@ class Tunnels:
         if event == 'suspended' and self._forwards:
             self._forwards.revive()
         if event == 'link-failed':
-            self._inbox.put(fields['problem'])
+            self._box.put(fields['problem'])
         elif event == 'note':
             self._report.note(**fields)
         else:
             self._report.tell(event, **fields)
 
     def run(self):
-        """Returns never: raises KeyboardInterrupt, or Problem where the connection cannot be made again."""
+        """0 once a person types q. Raises KeyboardInterrupt, and Problem where the connection cannot be made again."""
         try:
             self._link.connect()
             specs = (*self._options.forwards, *self._settings.forwards)
             self._forwards = open_forwards(self._link, specs, self._settings, self._report)
             self._link.keep(min(self.TICK, self._settings.alive_interval or self.TICK))
-            self._report.note('Tunnels are open. Ctrl-C, or q and return, ends them.')
+            self._report.note('Tunnels are open. Ctrl-C, or q and return, ends them.' if self._forwards.bound
+                              else 'No tunnel is open. Ctrl-C, or q and return, ends this.')
             if not self._options.json:
                 self._device.typed_lines(self._typed)
-            raise self._inbox.get()
+            ended = None
+            while ended is None:
+                ended = self._box.take(3600, None)
+            if ended:
+                raise ended
+            return 0
         finally:
             if self._forwards:
                 self._forwards.close()
@@ -6923,7 +7068,7 @@ class Tunnels:
 
     def _typed(self, line):
         if line.lower() in QUIT:
-            self._inbox.put(KeyboardInterrupt())
+            self._box.put(False)
 
 
 def ago(seconds):

@@ -104,7 +104,7 @@ def test_the_events_say_what_a_program_needs(run, server):
     assert said['connected']['fingerprint'] == embedded.fingerprint(embedded.host_key('ed25519'))
     assert said['connected']['address'] == f'127.0.0.1:{server.port}'
     assert said['listening']['port'] == sign_in['port'] and said['callback']['delivered'] is True
-    assert said['signed-in']['text'] == 'Logged in using ChatGPT' and said['done']['status'] == 0
+    assert said['signed-in']['text'] == 'Logged in using ChatGPT, ana@example.com' and said['done']['status'] == 0
     assert [json.loads(line) for line in script.stdout.splitlines()] == script.events
 
 
@@ -309,7 +309,7 @@ def test_only_get_requests_for_loopback_are_relayed(run):
     sign_in = script.wait_for('sign-in')
     port, browser = sign_in['port'], Browser(sign_in['url'])
     target = browser.redirect().partition(str(port))[2]
-    assert ' 405 ' in raw_answer(port, f'POST {target} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n'.encode())
+    assert ' 405 ' in raw_answer(port, f'PUT {target} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n'.encode())
     assert ' 403 ' in raw_answer(port, f'GET {target} HTTP/1.1\r\nHost: evil.example\r\n\r\n'.encode())
     assert ' 403 ' in raw_answer(port, f'GET {target} HTTP/1.1\r\n\r\n'.encode())
     assert ' 400 ' in raw_answer(port, b'\x16\x03\x01\x02\x00\r\n\r\n')
@@ -1104,6 +1104,7 @@ def test_a_server_that_forwards_nothing_says_so_before_anybody_signs_in(run, ser
 
 def test_a_temporary_folder_that_cannot_be_written_is_named(run, server):
     server.environment['TMPDIR'] = '/no/such/folder'
+    (server.home / '.cache').write_text('no folder')
     error = failure(run(), kind='remote')
     assert '/no/such/folder' in error['message'] and error['hint']
 
@@ -1334,7 +1335,7 @@ def test_a_login_whose_script_was_killed_ends_by_itself(run, server, home):
     script.wait_for('opened')
     script.kill()
     patience = [pid for pid, command in embedded.marked_processes(
-        server.mark).items() if command == f'sleep {7 + codex_login.RemoteLogin.GRACE}']
+        server.mark).items() if command == f'sleep {7 + codex_login.Program.GRACE}']
     assert len(patience) == 1 and server.leftovers(patience=0.5)
     os.kill(patience[0], 9)     # its time is over
     assert server.leftovers() == []

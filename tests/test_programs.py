@@ -247,7 +247,6 @@ def signed_in(script, patience=PATIENCE):
     return any(event.get('text') == 'Signed in.' for event in script.events)
 
 
-@fault('the one connection is used up by the look whether forwarding is allowed')
 def test_a_program_that_takes_one_connection_is_signed_in(sign_in):
     script, address = sign_in('one-connection')
     assert Browser(address, SOON).sign_in().text == 'You are signed in.'

@@ -511,11 +511,14 @@ class Pieces:
         raise AssertionError(data)
 
 
-def relay():
-    found = object.__new__(script.RedirectRelay)
-    found._closed = False
+def visits():
+    found = script.Visits(None, script.Pending(1455, '/auth/callback', '', False, True), 'home', script.Box())
     found._listener = types.SimpleNamespace(heard=lambda sock, whole: None)
     return found
+
+
+def courier():
+    return script.Courier(None, types.SimpleNamespace(exited=None), 1455, 0)
 
 
 LENGTHY = 400_000
@@ -526,14 +529,14 @@ def test_an_answer_byte_by_byte_is_no_more_work_than_its_length(head):
     data = head + b'x' * LENGTHY
     with budget():
         if head:
-            assert len(relay()._read_answer(Pieces(data)).data) == len(data)
+            assert len(courier()._read_answer(Pieces(data)).data) == len(data)
         else:
             with pytest.raises(ValueError):
-                relay()._read_answer(Pieces(data))
+                courier()._read_answer(Pieces(data))
 
 
 def test_a_request_byte_by_byte_is_no_more_work_than_its_length():
     head = b'GET /auth/callback?code=1 HTTP/1.1\r\nHost: localhost:1455\r\nX: '
     data = head + b'x' * (60_000 - len(head)) + b'\r\n\r\n'
     with budget():
-        assert relay()._read_request(Pieces(data)).target == '/auth/callback?code=1'
+        assert visits()._read_request(Pieces(data)).target == '/auth/callback?code=1'

@@ -69,7 +69,7 @@ def test_every_promise_of_the_readme_has_its_tests():
 
 @pytest.mark.quick
 def test_the_readme_says_how_long_a_silent_server_is_waited_for():
-    limits = (codex_login.Authentication.LIMIT, codex_login.Link.RUN_LIMIT, codex_login.RemoteLogin.START_LIMIT)
+    limits = (codex_login.Authentication.LIMIT, codex_login.Link.RUN_LIMIT, codex_login.Program.START_LIMIT)
     says = '{:g} s to let you in, {:g} s to take a command, {:g} s to start the program'.format(*limits)
     assert says in ' '.join((ROOT / 'README.md').read_text().split())
 
@@ -1000,7 +1000,7 @@ def left_behind(folder, groups='99999999 99999998\n'):
 
 def test_a_folder_as_the_launcher_left_it_is_believed(shell_account):
     folder = left_behind(shell_account.tmp / 'codex-login.aaaaaaaaaa')
-    said = shell_account.find(folder, 'end\n')
+    said = shell_account.find(folder, 'leave\n')
     assert said[0] == FOUND + str(folder) and f'@{MARK} ended' in said
     assert not folder.exists() and shell_account.killed() == []
 
@@ -1216,8 +1216,7 @@ print('most memory', int(most) // 1024, file=sys.stderr, flush=True)
 sys.exit(status)
 '''
 # Every wait for a server's answer that has no option; here the limits are short, so that a test sees their end.
-LIMITS = ('Authentication.LIMIT = 1', 'Link.RUN_LIMIT = 1', 'RemoteLogin.START_LIMIT = 1', 'Forwards.ANSWER_LIMIT = 1',
-          'RemoteLogin.ANSWER_LIMIT = 1')
+LIMITS = ('Authentication.LIMIT = 1', 'Link.RUN_LIMIT = 1', 'Program.START_LIMIT = 1', 'Forwards.ANSWER_LIMIT = 1')
 MEMORY = 100                # MB that a run may take, whatever it is sent
 
 
