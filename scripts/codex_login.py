@@ -22,6 +22,7 @@ import base64
 import collections
 import contextlib
 import errno
+import functools
 import hashlib
 import heapq
 import io
@@ -553,8 +554,10 @@ def known_hosts_name(host, port):
 def known_keys(text, name, path=''):
     """The KnownKeys that the text of a known_hosts file has for `name`; lines that say nothing are passed over."""
     found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        fields = line.split()
+    for number, line in enumerate(text.split('\n'), 1):         # as ssh splits them, and nowhere else
+        if not (name in line.lower() or '|1|' in line or '*' in line or '?' in line):
+            continue            # most of a long file is about others
+        fields = [field for field in line.rstrip('\r').replace('\t', ' ').split(' ') if field]
         marker = fields.pop(0) if fields and fields[0].startswith('@') else ''
         if len(fields) >= 3 and not fields[0].startswith('#') and marker in ('', '@revoked', '@cert-authority') \
                 and names_match(fields[0], name) and _is_key(*fields[1:3]):
@@ -622,7 +625,7 @@ def names_match(patterns, name):
             salt, digest = (base64.b64decode(part) for part in patterns[3:].split('|'))
         except ValueError:
             return False
-        return hmac.compare_digest(hmac.new(salt, name.encode(), 'sha1').digest(), digest)
+        return hmac.digest(salt, name.encode(), 'sha1') == digest
     matched = False
     for pattern in patterns.lower().split(','):
         if wildcards_match(pattern.lstrip('!'), name):
@@ -1687,6 +1690,7 @@ class Device:
     installs_paramiko = False
     unattended = False          # somebody can be asked what is needed, but a program waits for the outcome
     takes_links = False         # a web page can start this script, and give it its arguments
+    has_ssh_keygen = True       # with which a person takes a line out of known_hosts
 
     def __init__(self, alone=False):
         self.alone = alone or not is_terminal(sys.stdin)
@@ -2116,6 +2120,7 @@ class Pythonista(Phone):
     shows_output = False
     in_app_browser = True
     takes_links = True
+    has_ssh_keygen = False
     KEYCHAIN = 'codex_login'
     REMINDER = 'codex_login'        # the identifier of a notification: the next one takes its place
 
@@ -2889,13 +2894,23 @@ def _strong(names):
     return [name for name in names if not any(weak in name for weak in WEAK)]
 
 
-def prefer_host_key_types(transport, known_types):
-    """Ask for the key types already known of this host first, as ssh does, so that none looks new."""
+def prefer_host_key_types(transport, known_types, algorithms=''):
+    """Ask for the key types already known of this host first, as ssh does, so that none looks new.
+
+    `algorithms` is a HostKeyAlgorithms of ssh_config(5). Raises Problem('config') where it leaves none.
+    """
     known = set(known_types)
     if 'ssh-rsa' in known:      # the type of the key; the others are the signatures it can give
         known.update(RSA_SIGNATURES)
     offer = transport.get_security_options()
-    offer.key_types = sorted(offer.key_types, key=lambda name: name not in known)
+    sign, patterns = algorithms[:1], algorithms.lstrip('+-^').split(',')
+    named = [name for pattern in patterns for name in offer.key_types if wildcards_match(pattern, name)]
+    others = [name for name in offer.key_types if name not in named]
+    types = others if sign == '-' else offer.key_types if sign in ('', '+') else named + others * (sign == '^')
+    if not types:
+        raise Problem('config', f'HostKeyAlgorithms leaves no type of host key that is safe and known here: {algorithms}',
+                      'Add ssh-ed25519, ecdsa-sha2-nistp256 or rsa-sha2-512 to it, or take it out of the ssh configuration.')
+    offer.key_types = sorted(types, key=lambda name: name not in known) if sign in ('', '+', '-') else types
 
 
 def shake_hands(connection, limit):
@@ -2911,7 +2926,7 @@ def shake_hands(connection, limit):
             raise Problem('connect', f'The server did not finish the SSH handshake within {limit:g} s.',
                           'It may be busy; -o ConnectTimeout=SECONDS waits longer.')
         if not transport.is_active():
-            raise _handshake_problem(transport.get_exception(), transport.sock.beginning)
+            raise _handshake_problem(transport)
     except BaseException:
         connection.close()
         raise
@@ -2924,8 +2939,14 @@ class _Bell:
         self.set = lambda: box.put(True)
 
 
-def _handshake_problem(error, beginning):
+BUSY = ('Exceeded MaxStartups', 'Not allowed at this time')      # what sshd says in place of its version
+
+
+def _handshake_problem(transport):
+    error, beginning = transport.get_exception(), transport.sock.beginning
     text = str(error or '')
+    if transport.last_words:
+        return Problem('connection', f'The server ended the connection: {transport.last_words}.', 'Try again later.')
     if 'no acceptable' in text:
         what = next((words for mark, words in (
             ('kex', 'key exchange'), ('host key', 'host key type'), ('cipher', 'cipher'), ('mac', 'MAC'),
@@ -2937,7 +2958,10 @@ def _handshake_problem(error, beginning):
         return Problem('host-key', 'The server could not prove that it owns its host key.',
                        'Somebody may be in between. Do not go on from this network.')
     words = harmless(beginning.decode('ascii', 'replace').partition('\n')[0]).strip()
-    if 'SSH-' not in words and words:
+    if words.startswith(BUSY):
+        return Problem('busy', f'The server takes no more connections now. It says: {words[:60]}',
+                       'It is busy, or had too many attempts from this address. Try again in some minutes.')
+    if not transport.remote_version and words:
         return Problem('not-ssh', f'What answers at this port is not an SSH server. It says: {words[:60]}',
                        'Check host and port; or it may be busy.')
     if not beginning or not text or isinstance(error, (EOFError, ConnectionError)) or 'Negotiation failed' in text:
@@ -2978,6 +3002,20 @@ def _telling_its_end(base, tables):
 
         def ended(self):
             pass            # until somebody wants to know
+
+        last_words = ''         # of a server that ends the connection (RFC 4253, section 11.1)
+
+        def _parse_disconnect(self, message):
+            message.get_int()
+            self.last_words = harmless(said_in(message)).strip(' .')[:200]
+
+        def _check_banner(self):
+            for left in range(10, -1, -1):      # each is of 100 lines; ssh takes 1,024 before the version
+                try:
+                    return super()._check_banner()
+                except load_paramiko().SSHException as error:
+                    if not left or 'Indecipherable' not in str(error):
+                        raise
 
     for name, table in tables.items():
         setattr(Transport, name, table)
@@ -3025,8 +3063,10 @@ OPENSSH_MAGIC = b'openssh-key-v1\0'
 
 
 def key_type(blob):
-    """The type a public key's raw blob begins with: `ssh-rsa`, whatever signature it is used for."""
-    return SshReader(blob).string().decode('ascii', 'replace')
+    """The type a public key's raw blob begins with: `ssh-rsa`, whatever signature it is used for; '' of what is no key."""
+    with contextlib.suppress(ValueError):
+        return SshReader(blob).string().decode('ascii', 'replace')
+    return ''
 
 
 def new_private_key(comment):
@@ -3046,12 +3086,11 @@ def new_private_key(comment):
 
 
 def load_private_key(path, passphrase=None):
-    """The key in the file `path`, ready for Transport.auth_publickey.
+    """The key in the file `path`, for sign(); its `asbytes()` is the public half.
 
     Problem 'passphrase' where one is needed and none was given, or it is wrong; 'key' for all else.
     """
-    text = _read_private_key_file(path)
-    form = _KeyFile.of(path, text)
+    form, text = _KeyFile.read(path)
     paramiko = load_paramiko()
     load = _load_old if _is_old(paramiko) else _load
     if form.encrypted and form.private and not _has_bcrypt(paramiko):
@@ -3070,18 +3109,6 @@ def load_private_key(path, passphrase=None):
                       'Copy the file again, or make a new key with --new-key.') from error
 
 
-def _read_private_key_file(path):
-    try:
-        with open(path, 'rb') as file:
-            status, text = os.fstat(file.fileno()), file.read(1 << 20).decode('latin-1')
-    except OSError as error:
-        raise Problem('key', f'The key {path} cannot be read: {error.strerror}') from error
-    if hasattr(os, 'getuid') and status.st_uid == os.getuid() and status.st_mode & 0o077:
-        raise Problem('key', f'The key {path} can be read by others, so it is not used.',
-                      f'chmod 600 {path}, or make a key for this device with --new-key.')
-    return text
-
-
 def _cure_for_encrypted(path, type):
     if type == 'ssh-ed25519':       # has no other format
         return f'Take the passphrase off a copy (ssh-keygen -p -N "" -f {path}), or use --new-key.'
@@ -3091,12 +3118,26 @@ def _cure_for_encrypted(path, type):
 class _KeyFile:
     """What a private key's file says about itself before it is opened.
 
-    `type` is the key's in a file of OpenSSH's own format (then `private` holds the rest), else what the PEM
-    armour says: RSA, EC, or nothing in PKCS #8.
+    `type` is the key's in a file of OpenSSH's own format (then `private` holds the rest, and `public` the public half), else
+    what the PEM armour says: RSA, EC, or nothing in PKCS #8.
     """
 
-    def __init__(self, type, encrypted, private=b''):
-        self.type, self.encrypted, self.private = type, encrypted, private
+    def __init__(self, type, encrypted, private=b'', public=None):
+        self.type, self.encrypted, self.private, self.public = type, encrypted, private, public
+
+    @classmethod
+    def read(cls, path):
+        """(what the file at `path` says, its text). Raises Problem('key')."""
+        try:
+            with open(path, 'rb') as file:
+                status, text = os.fstat(file.fileno()), file.read(1 << 20).decode('latin-1')
+        except OSError as error:
+            raise Problem('key', f'The key {path} cannot be read: {error.strerror}.') from error
+        form = cls.of(path, text)
+        if hasattr(os, 'getuid') and status.st_uid == os.getuid() and status.st_mode & 0o077:
+            raise Problem('key', f'The key {path} can be read by others, so it is not used.',
+                          f'chmod 600 {path}, or make a key for this device with --new-key.')
+        return form, text
 
     @classmethod
     def of(cls, path, text):
@@ -3133,7 +3174,10 @@ class _KeyFile:
         reader.string(), reader.string()        # key derivation and its options
         if reader.uint32() != 1:
             raise ValueError('more than one key inside')
-        return cls(key_type(reader.string()), cipher != b'none', reader.string())
+        public = reader.string()
+        if key_type(public).startswith('sk-'):
+            raise Problem('key', f'{path} belongs to a security key, which cannot be used here.', 'Make a key with --new-key.')
+        return cls(key_type(public), cipher != b'none', reader.string(), public)
 
 
 def _load(paramiko, form, text, passphrase):
@@ -3208,6 +3252,12 @@ class SshReader:
     def __init__(self, data):
         self._data, self._at = data, 0
 
+    def byte(self):
+        return self._take(1)[0]
+
+    def rest(self):
+        return self._data[self._at:]
+
     def uint32(self):
         return int.from_bytes(self._take(4), 'big')
 
@@ -3255,17 +3305,73 @@ def said_in(message):
     return message.get_binary().decode('utf-8', 'replace')
 
 
-def signature_algorithm(transport, key):
-    """The name under which `key` signs at this server: for RSA one of SHA-2 that it knows (RFC 8332)."""
-    if 'rsa' not in key.get_name():
-        return key.get_name()
+CERTIFICATE = '-cert-v01@openssh.com'       # how the type of a certificate ends (PROTOCOL.certkeys)
+
+
+def signature_algorithm(transport, blob):
+    """The name under which a public key or certificate signs at this server: for RSA with a SHA-2 that it knows (RFC 8332)."""
+    type = key_type(blob)
     known = getattr(transport, 'server_extensions', {}).get('server-sig-algs', b'').decode('ascii', 'replace').split(',')
-    return next((name for name in RSA_SIGNATURES if name in known), RSA_SIGNATURES[0])
+    return type.replace('ssh-rsa', next((name for name in RSA_SIGNATURES if name in known), RSA_SIGNATURES[0]))
 
 
 def sign(key, data, algorithm):
-    """The signature of `data`, as bytes or a Message."""
-    return key.sign_ssh_data(data) if _is_old(load_paramiko()) else key.sign_ssh_data(data, algorithm)
+    """The signature of `data` by a loaded key (RFC 4253, section 6.6)."""
+    return (key.sign_ssh_data(data) if _is_old(load_paramiko()) else key.sign_ssh_data(data, algorithm)).asbytes()
+
+
+def public_blob(path):
+    """The public key or certificate in the file `path`, as RFC 4253 bytes; None where it has none."""
+    try:
+        with open(path, encoding='ascii', errors='replace') as file:
+            type, text = file.read(1 << 16).split()[:2]
+        return base64.b64decode(text) if _is_key(type, text) else None
+    except (OSError, ValueError):
+        return None
+
+
+def certifies(certificate, blob):
+    """Whether a certificate is for this public key: it has the key's own fields after its type and a nonce."""
+    with contextlib.suppress(ValueError):
+        whole, key = SshReader(certificate), SshReader(blob)
+        return whole.string() == key.string() + CERTIFICATE.encode() and whole.string() and whole.rest().startswith(key.rest())
+    return False
+
+
+class Agent:
+    """The keys that an ssh-agent holds, by its socket (draft-ietf-sshm-ssh-agent). Raises Problem('agent')."""
+    LIMIT, SIGN_LIMIT = 10.0, 60.0          # seconds; it may ask a person whether it may sign
+    LARGEST = 1 << 18                       # bytes of an answer
+    FLAGS = {'rsa-sha2-256': 2, 'rsa-sha2-512': 4}
+
+    def __init__(self, path):
+        self._path = path
+
+    def keys(self):
+        """[(public key, comment)]; [] where no agent listens."""
+        if not hasattr(socket, 'AF_UNIX') or not os.path.exists(self._path):
+            return []
+        return self._ask(b'\x0b', 12, self.LIMIT, lambda answer: [
+            (answer.string(), answer.string().decode('utf-8', 'replace')) for _ in range(answer.uint32())])
+
+    def sign(self, blob, data, algorithm):
+        """The signature of `data` by one of its keys (RFC 4253, section 6.6)."""
+        request = b'\x0d' + _string(blob) + _string(data) + struct.pack('>I', self.FLAGS.get(algorithm, 0))
+        return self._ask(request, 14, self.SIGN_LIMIT, SshReader.string)
+
+    def _ask(self, request, wanted, limit, read):
+        try:
+            with socket.socket(socket.AF_UNIX) as sock, sock.makefile('rb') as stream:
+                sock.settimeout(limit)
+                sock.connect(self._path)
+                sock.sendall(_string(request))
+                answer = SshReader(stream.read(min(self.LARGEST, int.from_bytes(stream.read(4), 'big'))))
+            if answer.byte() == wanted:
+                return read(answer)
+            reason = 'refuses'
+        except (OSError, ValueError) as error:
+            reason = f'does not answer within {limit:g} s' if isinstance(error, socket.timeout) else f'fails: {error}'
+        raise Problem('agent', f'The ssh-agent at {self._path} {reason}.')
 
 
 # ---- channels -------------------------------------------------------------------------------------
@@ -3789,42 +3895,40 @@ LOCAL_NETWORKS = ('10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '169.254.0.0/
 
 
 class Dialling:
-    """Name resolution and TCP connection in a thread of its own, so that paramiko is imported meanwhile."""
+    """Name resolution and TCP connection in a thread of its own, so that paramiko is imported meanwhile.
 
-    def __init__(self, host, port, limit, app=''):
-        self._host, self._port, self._limit, self._app = host, port, limit, app
-        self._result = queue.Queue()
-        threading.Thread(target=self._dial, daemon=True).start()
+    `limit`: seconds for each attempt. `round_trip`, once there is a socket: how long its opening took.
+    """
+    FAMILIES = {'any': socket.AF_UNSPEC, 'inet': socket.AF_INET, 'inet6': socket.AF_INET6}
+    PAUSE = 1.0             # s between two of ConnectionAttempts
+
+    def __init__(self, settings, limit, app=''):
+        self._settings, self._limit, self._app = settings, limit, app
+        self._host, self._port = settings.host, settings.port
+        self._outcome = Box()
+        start(self._dial, failed=self._outcome.close)
 
     def _dial(self):
         try:
-            self._result.put(self._connect())
+            self._outcome.put(self._connect())
         except Problem as problem:
-            self._result.put(problem)
+            self._outcome.close(problem)
 
     def _connect(self):
         try:
-            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(self._host, self._port, self.FAMILIES[self._settings.family], socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise Problem('name', f'The host {self._host} cannot be found: {getattr(error, "strerror", error)}.',
                           'Check its spelling, and that this device is online.' + self._local_hint()) from None
-        deadline = time.monotonic() + self._limit
-        for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found):
-            try:
-                sock = socket.socket(family, kind, protocol)
-            except OSError as error:
-                failure = error
-                continue
-            try:
-                sock.settimeout(max(0.1, (deadline - time.monotonic()) / left))
-                began = elapsed()
-                sock.connect(address)
-                self.round_trip = elapsed() - began
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return sock
-            except OSError as error:
-                sock.close()
-                failure = error
+        for attempt in range(self._settings.attempts):
+            if attempt:
+                Box().take(self.PAUSE, None)
+            deadline = time.monotonic() + self._limit
+            for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found):
+                try:
+                    return self._reach(family, kind, protocol, address, (deadline - time.monotonic()) / left)
+                except OSError as error:
+                    failure = error
         if isinstance(failure, socket.timeout):
             raise Problem('connect', f'{self._host} port {self._port} did not answer within {self._limit:g} s.',
                           'Check address and port; a firewall may be in the way (-o ConnectTimeout=SECONDS waits longer).'
@@ -3832,6 +3936,21 @@ class Dialling:
         hint = self._local_hint(address[0]) if failure.errno == errno.EHOSTUNREACH else ''
         raise Problem('connect', f'{self._host} port {self._port} cannot be reached: {failure.strerror or failure}.',
                       hint.strip() or 'Check address and port, and that sshd runs there.')
+
+    def _reach(self, family, kind, protocol, address, limit):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(max(0.1, limit))
+            if self._settings.bind_address:
+                sock.bind((self._settings.bind_address, 0))
+            began = elapsed()
+            sock.connect(address)
+            self.round_trip = elapsed() - began
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        except BaseException:
+            sock.close()
+            raise
 
     def _local_hint(self, address=''):
         """What helps where iOS lets the app reach no address of the network around it, else ''."""
@@ -3844,13 +3963,10 @@ class Dialling:
     def socket(self):
         """The connected socket. Raises Problem('name') or Problem('connect')."""
         try:
-            result = self._result.get(timeout=self._limit + 5)
-        except queue.Empty:
+            return self._outcome.take(self._settings.attempts * (self._limit + self.PAUSE) + 5)
+        except Late:
             raise Problem('name', f'The host {self._host} could not be looked up in time.',
                           'Check that this device is online.') from None
-        if isinstance(result, Problem):
-            raise result
-        return result
 
 
 class Pins:
@@ -3891,54 +4007,65 @@ class Pins:
 
 class HostKeys:
     """The known_hosts files of one server, consulted and added to as ssh does (sshd(8), ssh_config(5))."""
-    GLOBAL_FILE = '/etc/ssh/ssh_known_hosts'
+    WORD = 'replace'        # what a person types to have another key in the place of the known one
 
     def __init__(self, settings, device):
         self._settings, self._device = settings, device
-        self._trusted = None    # the key that was trusted first; a connection made anew must show the same
+        self._trusted = None    # the key that was trusted first; a connection made anew must show it, or another known one
+        self._seen = None       # what the files had when this connection began
 
-    def _known(self):
-        for path in (*self._settings.known_hosts_files, self.GLOBAL_FILE):
-            try:
-                with open(path, encoding='utf-8', errors='replace') as file:
-                    yield from known_keys(file.read(), self._settings.known_as, path)
-            except OSError:
-                continue
+    def _look(self):
+        """(the KnownKeys of the server, those of its host without the port, which count where there is no other)."""
+        settings, texts = self._settings, {}
+        for path in (*settings.known_hosts_files, *settings.global_files):
+            with contextlib.suppress(OSError), open(path, encoding='utf-8', errors='replace', newline='\n') as file:
+                texts[path] = file.read()
+        host = settings.host.lower()
+        names = [settings.known_as] + [host] * (settings.known_as == f'[{host}]:{settings.port}')
+        known, *without_port = ([key for path, text in texts.items() for key in known_keys(text, name, path)] for name in names)
+        return known, without_port[0] if without_port and all(key.marker for key in known) else []
 
     def types(self):
         """The key types already known for the server, to be asked for first."""
-        pins = self._pins()
-        return [key.type for key in self._known() if not key.marker and (pins is None or key.fingerprint in pins)]
+        self._seen, pins = self._look(), self._pins()
+        return [key.type for keys in self._seen for key in keys if not key.marker and (pins is None or key.fingerprint in pins)]
 
     def _pins(self):
         return Pins(self._device).of(self._settings.host, self._settings.port)
 
     def has_others(self, fingerprints):
         """Whether another key than these is known for the server."""
-        return any(not key.marker and key.fingerprint not in fingerprints for key in self._known())
+        return any(not key.marker and key.fingerprint not in fingerprints for key in self._look()[0])
 
     def check(self, blob):
         """Returns if the server's key (RFC 4253 bytes) is to be trusted. Raises Problem('host-key')."""
         if blob == self._trusted:
             return
+        (known, without_port), self._seen = self._seen or self._look(), None
         settings, name, shown = self._settings, self._settings.known_as, f'{key_type(blob)} {fingerprint(blob)}'
         strict = 'yes' if settings.strict == 'ask' and (settings.batch or self._device.alone) else settings.strict
-        verdict, key = judge_host_key(list(self._known()), self._pins(), strict, blob)
+        self._check_revoked(blob)
+        pins = self._pins()
+        verdict, key = judge_host_key(known, pins, strict, blob)
+        if verdict in ('ask', 'add', 'unknown', 'certificate') and pins is None \
+                and judge_host_key(without_port, None, 'yes', blob)[0] == 'trusted':
+            verdict = 'trusted'
+        if verdict == 'changed' and strict == 'ask' and not self._trusted and self._replace(known, key, shown):
+            verdict = 'add'
         of_name, place = f'The host key of {name}', key and key.place
         refusals = {
             'revoked': (f'{of_name} is marked as revoked in {place}.', 'Do not connect. Ask whoever runs the server.'),
             'unpinned': (f'{of_name} is not the one of its pairing link: {shown}. Somebody may be in between.',
                          'Ask whoever runs the server, or pair again at the server.'),
             'changed': (f'The host key of {name} has CHANGED: it is now {shown}, but {place} has another. Somebody may be '
-                        'in between.', 'Ask whoever runs the server. If the change is right, remove that line: '
-                        f"ssh-keygen -R '{name}'"),
+                        'in between.', f'Ask whoever runs the server. If the change is right, {key and self._cure(key)}'),
             'certificate': (f'{of_name} is vouched for by a certificate ({place}), which this script cannot check: {shown}',
                             'If that is its fingerprint, accept it once at a terminal; then it is known without one.'),
             'unknown': (f'The host key of {name} is not known: {shown}', 'If that is its fingerprint, accept it once at a '
                         'terminal, or with -o StrictHostKeyChecking=accept-new.')}
         if verdict in refusals:
             raise Problem('host-key', *refusals[verdict])
-        if self._trusted:
+        if self._trusted and verdict != 'trusted':      # of several known ones, as of a cluster's nodes, each is as good
             raise Problem('host-key', f'{settings.host} now shows another host key than at the start: {shown}.',
                           'Start again if that is expected.')
         if verdict == 'ask':
@@ -3946,6 +4073,41 @@ class HostKeys:
         if verdict != 'trusted':
             self._add(f'{name} {key_type(blob)} {base64.b64encode(blob).decode()}\n')
         self._trusted = blob
+
+    def _check_revoked(self, blob):
+        for path in self._settings.revoked_files:
+            text = b''
+            with contextlib.suppress(OSError), open(path, 'rb') as file:
+                text = file.read() or b'#'
+            if not text or text.startswith(b'SSHKRL'):
+                raise Problem('host-key', f'{path} should say which host keys are revoked, but it is no file that can be read here.',
+                              'Have RevokedHostKeys name a file of public keys, one a line; KRLs are not read.')
+            if base64.b64encode(blob) in text.split():
+                raise Problem('host-key', f'The host key of {self._settings.known_as} is revoked in {path}.',
+                              'Do not connect. Ask whoever runs the server.')
+
+    def _cure(self, key):
+        """What takes a key that is no longer right out of known_hosts."""
+        path = key.place.rpartition(', line ')[0]
+        if not self._device.has_ssh_keygen:
+            return 'run this in the app, by hand: it asks whether the new one is to replace it.'
+        import shlex
+        elsewhere = f' -f {shlex.quote(path)}' if path != os.path.join(self._device.ssh_folder, 'known_hosts') else ''
+        return f"remove that line: ssh-keygen -R '{self._settings.known_as}'{elsewhere}"
+
+    def _replace(self, known, old, shown):
+        """Where nothing else could do it, ask about a server that was set up anew; whether the known keys are gone now."""
+        if self._device.has_ssh_keygen or not self._device.can_agree() or self._device.ask(
+                f'The host key of {self._settings.known_as} has CHANGED.\nUntil now: {old.type} {old.fingerprint}\nNow: {shown}\n'
+                'Somebody may be in between. Ask whoever runs the server. Only where they say that it was set up anew, and that '
+                f'this is its key, type the word {self.WORD}:').strip().lower() != self.WORD:
+            return False
+        gone = [key.place for key in known]
+        for path in self._settings.known_hosts_files:
+            with contextlib.suppress(OSError), open(path, encoding='utf-8', errors='replace', newline='\n') as file:
+                lines = enumerate(file.read().split('\n'), 1)
+                write_private(path, '\n'.join(line for number, line in lines if f'{path}, line {number}' not in gone))
+        return True
 
     def _ask(self, shown, authority):
         port = '' if self._settings.port == 22 else f', port {self._settings.port},'
@@ -3975,34 +4137,55 @@ class HostKeys:
 class Authentication:
     """The client's side of user authentication over one Transport, whose host key was checked (RFC 4252, RFC 4256).
 
-    Each method gives (whether the server took it, the methods that it wants next). Only a USERAUTH_FAILURE is a refusal. Raises
-    EOFError where the connection ended, and Problem('connect') where the server says nothing for LIMIT waking seconds.
+    Each method gives whether the server took it; only a USERAUTH_FAILURE is a refusal. `wants` are the methods that it wants next,
+    `told` says whether it has said so, `over` that it lets one in. What it says to the person goes to `show(text)`. Raises
+    EOFError where the connection ended, and Problem('connect') where the server says nothing for too long.
     """
-    LIMIT = 120.0           # as sshd's LoginGraceTime; somebody may have to approve it elsewhere
+    LIMIT = 120.0           # waking seconds, as sshd's LoginGraceTime
+    PATIENCE = 900.0        # of a server that has said something: somebody may have to approve it elsewhere
     MOST_MESSAGES = 100     # of a server that talks on and on
     SERVICE_REQUEST, SERVICE_ACCEPT, REQUEST, FAILURE, SUCCESS, BANNER, QUESTION, ANSWER = 5, 6, 50, 51, 52, 53, 60, 61
 
-    def __init__(self, transport, user):
-        self._transport, self._user = transport, user
-        self._heard = queue.Queue(self.MOST_MESSAGES)
-        # Where it is full, the exception ends the connection.
-        hear(transport, (self.SERVICE_ACCEPT, self.FAILURE, self.SUCCESS, self.BANNER, self.QUESTION),
-             lambda number, message: self._heard.put_nowait((number, message)))
+    def __init__(self, transport, user, show=lambda text: None):
+        self._transport, self._user, self._show, self._limit = transport, user, show, self.LIMIT
+        self.wants, self.told, self.over = (), False, False
+        self._heard = Box()
+        hear(transport, (self.SERVICE_ACCEPT, self.FAILURE, self.SUCCESS, self.BANNER, self.QUESTION), self._hear)
         self._send(self.SERVICE_REQUEST, 'ssh-userauth')       # once a connection: some servers refuse a second one
+
+    def _hear(self, number, message):
+        if len(self._heard) >= self.MOST_MESSAGES:
+            raise load_paramiko().SSHException('the server talks on and on')        # which ends the connection
+        self._heard.put((number, message))
+
+    @property
+    def takes_keys_first(self):
+        """Whether it is a server that is known to take a key for a beginning; others may end the connection at it."""
+        return self._transport.remote_version.startswith(('SSH-2.0-OpenSSH', 'SSH-2.0-dropbear'))
+
+    def still_there(self):
+        """Raises EOFError where the connection has ended: nobody is asked for what it has no use for."""
+        if not self._transport.is_active():
+            raise EOFError(str(self._transport.get_exception() or ''))
 
     def none(self):
         """Ask for nothing but the methods there are; some servers let everybody in by it."""
         self._request('none')
         return self._outcome()
 
-    def publickey(self, key):
-        """Sign with `key`, a file's or an agent's."""
-        algorithm, blob = signature_algorithm(self._transport, key), key.asbytes()
-        signed = load_paramiko().Message()
-        signed.add_string(self._transport.session_id)
-        self._fields(signed, self.REQUEST, *self._head('publickey'), True, algorithm, blob)
-        self._request('publickey', True, algorithm, blob, sign(key, signed.asbytes(), algorithm))
-        return self._outcome()
+    def takes(self, blob):
+        """Whether the server would take this public key or certificate, without a signature."""
+        self._request('publickey', False, signature_algorithm(self._transport, blob), blob)
+        return self._outcome(lambda message: True)
+
+    def publickey(self, blob, sign):
+        """Prove to have the private half of `blob`. None where `sign(data, algorithm)` gives no signature."""
+        algorithm = signature_algorithm(self._transport, blob)
+        signed = packet(self.REQUEST, *self._head('publickey'), True, algorithm, blob)
+        signature = sign(_string(self._transport.session_id) + signed, algorithm.replace(CERTIFICATE, ''))
+        if signature:
+            self._request('publickey', True, algorithm, blob, signature)
+            return self._outcome()
 
     def password(self, secret):
         """Raises Problem('auth') where it is right, and has to be changed."""
@@ -4012,8 +4195,9 @@ class Authentication:
     def interactive(self, answer):
         """Keyboard-interactive; `answer(name, instruction, [(prompt, echo)])` gives the texts to be sent."""
         def next_round(message):
-            name, instruction, _ = (_said(message) for _ in range(3))
-            prompts = [(_said(message), message.get_boolean()) for _ in range(min(message.get_int(), self.MOST_MESSAGES))]
+            self._limit = self.PATIENCE
+            name, instruction, _ = (said_in(message) for _ in range(3))
+            prompts = [(said_in(message), message.get_boolean()) for _ in range(min(message.get_int(), self.MOST_MESSAGES))]
             answers = answer(name, instruction, prompts)
             self._send(self.ANSWER, len(answers), *answers)
         self._request('keyboard-interactive', '', '')
@@ -4024,21 +4208,26 @@ class Authentication:
             number, message = self._next()
             if number == self.SUCCESS:
                 self._transport._auth_trigger()
-                return True, ()
+                self.over = True
+                return True
             if number == self.FAILURE:
-                methods, partial = _said(message), message.get_boolean()
-                return partial, tuple(methods.split(','))
-            if number == self.QUESTION and question:
-                question(message)
+                self.wants, self.told = tuple(said_in(message).split(',')), True
+                return message.get_boolean()
+            if number == self.BANNER:
+                self._limit = self.PATIENCE
+                self._show(said_in(message))
+            elif number == self.QUESTION and question and question(message):
+                return True
         raise Problem('auth', 'The server goes on asking, and lets nobody in.', 'Ask whoever runs the server.')
 
     def _next(self):
-        for step in awake(self.LIMIT, 0.1):
-            with contextlib.suppress(queue.Empty):
-                return self._heard.get(timeout=step)
-            if not self._transport.is_active() and self._heard.empty():
-                raise EOFError(str(self._transport.get_exception() or ''))
-        raise Problem('connect', f'The server did not answer within {self.LIMIT:g} s whether it lets {self._user} in.', 'Try again.')
+        for step in awake(self._limit, 0.1):
+            heard = self._heard.take(step, None)
+            if heard:
+                return heard
+            if not len(self._heard):
+                self.still_there()
+        raise Problem('connect', f'The server did not answer within {self._limit:g} s whether it lets {self._user} in.', 'Try again.')
 
     def _head(self, method):
         return self._user, 'ssh-connection', method
@@ -4047,38 +4236,47 @@ class Authentication:
         self._send(self.REQUEST, *self._head(method), *fields)
 
     def _send(self, number, *fields):
-        message = load_paramiko().Message()
-        self._fields(message, number, *fields)
-        self._transport._send_message(message)
-
-    @staticmethod
-    def _fields(message, number, *fields):
-        message.add_byte(bytes([number]))
-        for field in fields:
-            add = message.add_boolean if isinstance(field, bool) else message.add_int if isinstance(field, int) else message.add_string
-            add(field)
-
-
-def _said(message):
-    return message.get_binary().decode('utf-8', 'replace')
+        self._transport._send_message(_Packet(packet(number, *fields)))
 
 
 def _must_be_changed(message):
-    raise Problem('auth', f'The server wants a new password: {harmless(_said(message))}', 'Sign in once with ssh, and change it there.')
+    raise Problem('auth', f'The server wants a new password: {harmless(said_in(message))}', 'Sign in once with ssh, and change it there.')
+
+
+class Identity:
+    """A key that may let one in: its name for people, and its public half, None while only its file knows that.
+
+    `asks`: whether somebody may have to agree before it signs, with a passphrase say. `open()` gives (the public half, a
+    function(data, algorithm) that signs), None where it cannot be used.
+    """
+
+    def __init__(self, name, blob, asks, open):
+        self.name, self.blob, self.asks, self._open = name, blob, asks, open
+
+    @functools.cached_property
+    def opened(self):
+        """What `open` gave, once."""
+        self.asks, opened = False, self._open()
+        self.blob = opened[0] if opened else self.blob
+        return opened
 
 
 class Credentials:
     """How a person proves who they are: agent, keys, password; what worked is kept in memory for the next connection."""
-    PASSWORD_TRIES = 3
     MOST_LINES, LONGEST_LINE = 30, 500      # of what a server says before it asks
-    MOST_STEPS = 8          # that a server may take one after the other, and still want more
 
     def __init__(self, settings, device):
         self._settings, self._device = settings, device
         self._server, self._whom = settings.account, harmless(settings.account)
         self._steps = []        # (method, secret) of each step that the server accepted, in order
-        self._tried = []
-        self._was_let_in = self._was_refused = False
+        self._tried, self._shown, self._judged = [], set(), set()
+        self._was_let_in = self._was_refused = self._was_asked = False
+        self._keys = None
+
+    @property
+    def _nobody(self):
+        """Whether there is no person to be asked."""
+        return self._settings.batch or self._device.alone
 
     @property
     def work_once(self):
@@ -4087,56 +4285,83 @@ class Credentials:
 
     def use(self, transport):
         """Authenticate `transport` (RFC 4252). Raises Problem: 'auth' where the server refused, 'connect' where the connection ended."""
-        server = Authentication(transport, self._settings.user)
+        server = Authentication(transport, self._settings.user, self._show_once)
         try:
-            if not self._repeat(server):
-                self._begin(server)
-            self._was_let_in = True
+            self._steps, self._was_let_in = self._sign_in(server), True
         except LOST as error:
-            broke = (f'{self._settings.alias} ended the connection during authentication '
-                     f'({str(error) or "no reason given"}).')
-            if self._was_let_in or not self._was_refused:
-                raise Problem('connect', broke, 'Try again.') from None
-            raise self._refused(broke) from None
+            reason = transport.last_words or str(error)
+            broke = f'{self._settings.alias} ended the connection during authentication: {reason or "it gave no reason"}.'
+            if not self._was_let_in and self._was_refused:
+                raise self._refused(broke) from None
+            slow = ' Some give little time for the answers (LoginGraceTime).' if self._was_asked and not reason else ''
+            raise Problem('connect', broke, 'Try again.' + slow) from None
 
-    def _repeat(self, server):
-        """Whether what was accepted before is accepted again, as a one-time code is not."""
-        for method, secret in self._steps:
-            accepted, methods = self._attempt(server, method, secret)
-            if accepted and not methods:
-                return True
-            if not accepted:
+    def _sign_in(self, server):
+        """The steps by which the server let one in: what it accepted before, at once; else what it says that it wants."""
+        done, self._tried, self._judged = [], [], set()
+        first = self._identities()[:1] if server.takes_keys_first and self._settings.methods[:1] == ('publickey',) else []
+        for method, secret in self._steps or [('publickey', key) for key in first]:
+            if not self._attempt(server, method, secret, done):
+                self._steps = []        # a code that works once, say
                 break
-        self._steps = []
-        return False
+        ways = self._ways(server)
+        while not server.over:
+            attempt = next(((method, secret) for method, secrets in ways if method in server.wants for secret in secrets), None)
+            if attempt:
+                self._attempt(server, *attempt, done)
+            elif server.told:
+                raise self._refused(f'{self._settings.name}: permission denied ({harmless(", ".join(server.wants))[:200]}).')
+            else:
+                server.none()
+        return done
 
-    def _begin(self, server):
-        self._tried = []
-        accepted, methods = self._offer_keys(server)
-        if methods is None:
-            accepted, methods = server.none()
-        for _ in range(self.MOST_STEPS):
-            if accepted and not methods:
-                return
-            accepted, methods = self._offer_password(server, methods)
-        raise self._refused(f'{self._settings.name}: the server wants ever more, and lets nobody in.')
+    def _ways(self, server):
+        """[(method, what to try by it, one after the other)], in the order of PreferredAuthentications."""
+        def typed(ask):
+            for _ in range(0 if self._nobody else self._settings.password_tries):
+                server.still_there()
+                self._was_asked = True
+                yield ask()
+        methods = self._settings.methods
+        secrets = {'publickey': (key for key in self._identities() if key.blob not in self._judged),
+                   'keyboard-interactive': typed(tuple),
+                   'password': typed(lambda: self._device.secret(f"{self._whom}'s password:"))}
+        ways = [(method, secrets[method]) for method in methods]
+        if 'password' in methods and not self._settings.batch:
+            ways.insert(methods[0] == 'publickey', ('password', self._kept_password()))
+        return ways
 
     def _refused(self, message):
         tried = ', '.join(dict.fromkeys(self._tried))
         hint = f'Tried: {tried}. ' if tried else 'No key was found. '
         return Problem('auth', message, hint + 'Name a key with -i FILE, or check the user name.')
 
-    def _attempt(self, server, method, secret):
-        """(whether the server accepted it, the methods that it wants then)."""
+    def _attempt(self, server, method, secret, done):
+        """Whether the server accepted it; then it is added to `done`."""
+        wanted, given = server.wants, []
         if method == 'publickey':
-            accepted, methods = server.publickey(secret)
-        elif method == 'password':
-            accepted, methods = server.password(secret)
+            accepted = self._try_key(server, secret)
         else:
-            earlier, secret[:] = secret[:], []
-            accepted, methods = server.interactive(lambda *round: self._answers(secret, earlier, *round))
+            self._tried.append(method)
+            accepted = server.password(secret) if method == 'password' else server.interactive(
+                lambda *round: self._answers(given, secret, *round))
         self._was_refused = not accepted
-        return accepted, methods
+        if accepted:
+            done.append((method, given if method == 'keyboard-interactive' else secret))
+            if method == 'password' or len(given) == 1 and 'password' in wanted:
+                self._device.keep_secret(self._server, given[0][1] if given else secret)
+        return accepted
+
+    def _try_key(self, server, key):
+        accepted = server.takes(key.blob) if key.blob and key.asks else None
+        if accepted is not False:
+            if not key.opened:
+                return False
+            accepted = server.publickey(*key.opened)
+        self._tried.append(key.name)
+        if accepted or accepted is False and 'publickey' in server.wants:
+            self._judged.add(key.blob)
+        return accepted
 
     def _answers(self, given, earlier, name, instruction, prompts):
         """The answers to one round of questions: as in an earlier connection while the questions are the same, else a person's.
@@ -4157,102 +4382,99 @@ class Credentials:
         lines = filter(None, (' '.join(harmless(line).split()) for text in texts for line in text.splitlines()))
         return '\n'.join(f'({self._whom}) {line[:self.LONGEST_LINE]}' for line in itertools.islice(lines, self.MOST_LINES))
 
+    def _show_once(self, text):
+        said = self._as_said(text)
+        if said not in self._shown:
+            self._shown.add(said)
+            put_line(said, sys.stderr)
+
     def _ask(self, said, prompt, echo):
-        if self._settings.batch or self._device.alone:
+        if self._nobody:
             raise self._refused(f'{self._settings.name}: the server asks, and nobody is here to answer: {harmless(prompt)}')
         text = '\n'.join(filter(None, (said, self._as_said(prompt) or self._as_said('?'))))
         return self._device.ask(text) if echo else self._device.secret(text)
 
-    def _offer_keys(self, server):
-        accepted, methods = False, None
-        for name, load in self._keys(load_paramiko()):
-            key = load()
-            if key is None:
-                continue
-            self._tried.append(name)
-            accepted, methods = self._attempt(server, 'publickey', key)
-            if accepted:
-                self._steps.append(('publickey', key))
-            if accepted or 'publickey' not in methods:
-                break
-        return accepted, methods
-
-    def _passwords(self):
-        """The password that the device keeps, then what the person types."""
+    def _kept_password(self):
+        """The password that the device keeps; it is forgotten until it was right again."""
         kept = self._device.kept_secret(self._server)
         if kept is not None:
-            yield kept
             self._device.keep_secret(self._server, None)
-        while not self._device.alone:
-            yield self._device.secret(f"{self._whom}'s password:")
+            yield kept
 
-    def _offer_password(self, server, methods):
-        """(True, the methods that the server still wants) after a password that it accepted. Raises Problem('auth')."""
-        method = next((name for name in ('password', 'keyboard-interactive') if name in methods), None)
-        secrets = self._passwords() if method == 'password' else iter(list, None)
-        if not method or self._settings.batch or self._device.alone and method != 'password':
-            secrets = ()
-        for secret in itertools.islice(secrets, self.PASSWORD_TRIES):
-            self._tried.append('password')
-            accepted, wanted = self._attempt(server, method, secret)
-            if accepted:
-                self._steps.append((method, secret))
-                if method == 'password':
-                    self._device.keep_secret(self._server, secret)
-                return True, wanted
-        self._steps = []
-        raise self._refused(f'{self._settings.name}: permission denied ({harmless(", ".join(methods))[:200]}).')
+    # -- keys
 
-    def _keys(self, paramiko):
-        """(name, function that loads the key) in ssh's order: the agent's that were named, the files, the agent's others."""
-        settings = self._settings
-        agent = [] if not os.environ.get('SSH_AUTH_SOCK') else paramiko.Agent().get_keys()
-        blobs = [public_blob(path) for path in settings.identity_files]
-        named = [key for key in agent if key.asbytes() in blobs]
-        in_agent = [key.asbytes() for key in named]
-        for key in named:
-            yield 'agent', lambda key=key: key
-        others = [key for key in agent if key not in named and not settings.identities_only]
-        if not settings.identities_named:
-            for key in others:
-                yield 'agent', lambda key=key: key
-        for path, blob in zip(settings.identity_files, blobs):
-            if os.path.exists(path) and (blob is None or blob not in in_agent):
-                yield path, lambda path=path: self._load(path)
-            elif settings.identities_named and not os.path.exists(path):
-                raise Problem('key', f'There is no key file {path}.', 'Correct -i or IdentityFile.')
-        if settings.identities_named:
-            for key in others:
-                yield 'agent', lambda key=key: key
+    def _identities(self):
+        """The Identities to try, in ssh's order: certificates, the agent's keys that were named, its others, files.
+
+        Where files were named, the agent's others come last, so that a server has not had enough by then.
+        """
+        if self._keys is None:
+            settings = self._settings
+            held = [self._held(*key) for key in self._agent_keys()]
+            files = [self._file(path) for path in settings.identity_files if settings.identities_named or os.path.exists(path)]
+            named = [key for key in held if any(key.blob == file.blob for file in files)]
+            others = [] if settings.identities_only else [key for key in held if key not in named]
+            beside = [f'{path}-cert.pub' for path in settings.identity_files]
+            certified = [self._certified(path, named + files + others) for path in (*settings.certificate_files, *beside)]
+            self._keys = [*filter(None, certified), *named, *(files + others if settings.identities_named else others + files)]
+        return self._keys
+
+    def _agent_keys(self):
+        path = os.environ.get('SSH_AUTH_SOCK', '') if self._settings.agent is None else self._settings.agent
+        self._agent = Agent(path)
+        try:
+            return [key for key in self._agent.keys() if key_type(key[0])] if path else []
+        except Problem as problem:
+            return self._pass_over('agent', problem) or []
+
+    def _held(self, blob, comment):
+        name = f'agent: {harmless(comment)[:80]}'
+
+        def sign(data, algorithm):
+            try:
+                return self._agent.sign(blob, data, algorithm)
+            except Problem as problem:
+                return self._pass_over(name, problem)
+        return Identity(name, blob, True, lambda: (blob, sign))
+
+    def _file(self, path):
+        self._device.mend_key(path)
+        blob, asks = public_blob(f'{path}.pub') or public_blob(path), False
+        with contextlib.suppress(Problem):
+            form = _KeyFile.read(path)[0]
+            blob, asks = blob or form.public, form.encrypted
+        return Identity(path, blob, asks, lambda: self._load(path))
+
+    @staticmethod
+    def _certified(path, identities):
+        """The certificate in a file as an Identity, None without it or a key that it is for."""
+        certificate = public_blob(path)
+        for identity in identities:
+            if certificate and identity.blob and certifies(certificate, identity.blob):
+                return Identity(path, certificate, identity.asks,
+                                lambda: identity.opened and (certificate, identity.opened[1]))
 
     def _load(self, path):
-        """The key in the file, None where it cannot be used and nobody named it."""
+        """(public half, function that signs) of the key in a file, None where it cannot be used."""
         passphrase = None
-        self._device.mend_key(path)
-        for left in range(self.PASSWORD_TRIES, -1, -1):
+        for left in range(self._settings.password_tries, -1, -1):
             try:
-                return load_private_key(path, passphrase)
+                key = load_private_key(path, passphrase)
+                return key.asbytes(), lambda data, algorithm: sign(key, data, algorithm)
             except Problem as problem:
                 if problem.kind != 'passphrase':
-                    if self._settings.identities_named:
-                        raise
-                    self._tried.append(f'{path} (unusable: {problem.message})')
-                    return None
-            if self._settings.batch or self._device.alone:
+                    return self._pass_over(path, problem)
+            if self._nobody:
                 self._tried.append(f'{path} (needs its passphrase)')
                 return None
             passphrase = left and self._device.secret(f'Passphrase of {path}:')
         self._tried.append(f'{path} (wrong passphrase)')
-        return None
 
-
-def public_blob(path):
-    """The public key in the file beside a private one, as RFC 4253 bytes, None without such a file."""
-    try:
-        with open(path + '.pub', encoding='ascii', errors='replace') as file:
-            return base64.b64decode(file.read().split()[1])
-    except (OSError, IndexError, ValueError):
-        return None
+    def _pass_over(self, name, problem):
+        """Say why a key is not used, where somebody named it, and go on."""
+        self._tried.append(f'{name} (unusable: {problem.message})')
+        if self._settings.identities_named or problem.kind == 'agent':
+            put_line(f'{problem.message} {problem.hint}'.strip(), sys.stderr)
 
 
 class Hop:
@@ -4273,7 +4495,7 @@ class Hop:
         try:
             connection = Connection(sock, self._board, through)
             connection.stream.round_trip = round_trip
-            prefer_host_key_types(connection.transport, self._host_keys.types())
+            prefer_host_key_types(connection.transport, self._host_keys.types(), self._settings.key_algorithms)
             self._shake_hands(connection)
             blob = connection.transport.get_remote_server_key().asbytes()
             self._host_keys.check(blob)
@@ -4295,7 +4517,7 @@ class Hop:
         return self._credentials.work_once
 
     def _socket(self, limit):
-        dialling = Dialling(self._settings.host, self._settings.port, limit or self._settings.connect_timeout, self._app)
+        dialling = Dialling(self._settings, limit or self._settings.connect_timeout, self._app)
         load_paramiko()
         return dialling.socket(), dialling.round_trip
 

@@ -552,6 +552,7 @@ class EmbeddedServer:
     title: str = ''                             # what is said with the first of them
     instruction: str = ''
     demanded: tuple = ()                        # methods, in order, as AuthenticationMethods; else any one will do
+    opens_to: str = ''                          # 'none': whoever asks is let in, and a key ends the connection; 'a visit': the same, after go_on()
     max_auth_tries: int = 6
     max_sessions: int = 10
     host_keys: tuple = ('ed25519', 'ecdsa')

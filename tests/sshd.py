@@ -255,6 +255,10 @@ class Sshd:
             return processes + [f'file {path}' for path in sorted(self.tmp.rglob('*'))]
         return embedded.eventually(look, patience)
 
+    def serves(self):
+        """How many connections it has now."""
+        return sum(process.poll() is None for process in self._processes)
+
     def log(self):
         """What sshd said so far."""
         log = self.folder / 'log'

@@ -240,7 +240,7 @@ class Unforgivable(Exception):
 class StrictTransport(paramiko.Transport):
     """One connection, from the key exchange on.
 
-    `account` knows what only a world can: `banner`, `title`, `instruction`, `questions`, `farewell`, `refusal`,
+    `account` knows what only a world can: `opens_to`, `banner`, `title`, `instruction`, `questions`, `farewell`, `refusal`,
     `max_auth_tries`, `max_sessions`, `day`, `complaints`, `note(words)`, `methods(passed)`, `is_enough(passed)`,
     `judge(method, user, proof)`, `run(channel, command)` (a function that begins, or None),
     `flood(channel, kind, unasked)`, `may_forward()`, `reach(host, port)`, `join(channel, socket)`, `listen(address, port)`, `unlisten(address, port)`,
@@ -457,6 +457,13 @@ class StrictTransport(paramiko.Transport):
             self._disconnect('Change of username or service not allowed: '
                              f'({",".join(self._claimed)}) -> ({user},{service})')
         self._asked = None
+        if self.account.opens_to:           # as Tailscale's server is
+            if method != 'none':
+                raise EOFError('no key is wanted')
+            if self.account.opens_to == 'a visit':
+                self.account.slow()
+            self._finish(method, True)
+            return
         good = False
         if method in self.account.methods(self._passed) and service == 'ssh-connection':
             good = {'password': self._password, 'publickey': self._publickey,

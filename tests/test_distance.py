@@ -5,6 +5,7 @@ a number here may only get smaller.
 """
 
 import contextlib
+import functools
 
 import embedded
 import pytest
@@ -35,7 +36,7 @@ LOST_TO_DELIVERED = 6
 KILLED_TO_ADDRESS = 11
 
 
-@pytest.fixture(params=[Sshd, EmbeddedServer], ids=['sshd', 'embedded'])
+@pytest.fixture(params=[Sshd, functools.partial(EmbeddedServer, version='SSH-2.0-OpenSSH_9.9')], ids=['sshd', 'embedded'])
 def server(request):
     with request.param() as server:
         server.install('codex')
@@ -137,7 +138,7 @@ def test_a_killed_app_costs_no_more_round_trips_than_this(server, relay, start):
 
 
 def test_a_jump_host_costs_no_more_round_trips_than_this(tmp_path):
-    with EmbeddedServer() as jump, Sshd() as inner, Relay(jump, counted=True, watch=[jump, inner]) as relay:
+    with EmbeddedServer(version='SSH-2.0-OpenSSH_9.9') as jump, Sshd() as inner, Relay(jump, counted=True, watch=[jump, inner]) as relay:
         inner.install('codex')
         home = Home(tmp_path / 'home')
         home.known_hosts.write_text(known_at(relay, jump) + inner.known_hosts())

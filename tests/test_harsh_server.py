@@ -47,7 +47,6 @@ def test_a_slow_server_is_waited_for(run, server, step):
     assert script.wait() == 0 and server.connections == 1
 
 
-@pytest.mark.xfail(strict=True, reason='100 lines before the version line are taken for no SSH server (ssh: 1024)')
 def test_a_server_that_says_two_hundred_lines_first_is_an_ssh_server(run, server):
     server.bad_day = 'many lines at version'
     assert run(command=('true',)).wait() == 0
@@ -82,13 +81,11 @@ def test_a_login_survives_a_connection_that_breaks_while_it_is_made_anew(run, se
     assert script.wait() == 0 and server.count[day] == 1
 
 
-@pytest.mark.xfail(strict=True, reason='what a server says when it ends the connection is not shown')
 def test_a_servers_last_words_are_shown(run, server):
     server.bad_day = 'goodbye at key'
     assert 'Have a good day.' in failure(run(command=('true',)))['message']
 
 
-@pytest.mark.xfail(strict=True, reason='what a server says when it ends the connection is not shown')
 def test_too_many_attempts_are_called_that(run, server, home):
     forget_keys(home)
     server.max_auth_tries = 2
@@ -144,7 +141,6 @@ def test_a_password_that_is_never_enough_comes_to_an_end(run, server, home):
     assert script.wait(FOREVER) == 255
 
 
-@pytest.mark.xfail(strict=True, reason="a server's banner is not shown")
 def test_a_banner_is_shown_and_cannot_write_to_the_terminal(run, server):
     server.banner = 'Maintenance\x1b]0;taken\x07 at\x1b[2J ten.\r\nBe quick.\n'
     script = run(json_events=False, terminal=True, command=('true',))

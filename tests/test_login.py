@@ -561,14 +561,14 @@ def test_options_that_ssh_does_not_allow_are_usage_errors(run):
 
 def test_a_missing_configuration_or_key_is_named(run, home):
     assert '/no/such/config' in failure(run('-F', '/no/such/config'), kind='config')['message']
-    assert '/no/such/key' in failure(run('-i', '/no/such/key'), kind='key')['message']
+    script = run('-i', '/no/such/key')
+    assert '/no/such/key' in failure(script, kind='auth')['hint'] and '/no/such/key cannot be read' in script.stderr
 
 
 def test_a_file_that_is_no_key_is_named(run, home):
     path = home.folder / 'no-key'
     path.write_text('hello')
-    error = failure(run('-i', path))
-    assert str(path) in error['message'] and error['hint']
+    assert f'{path} holds no private key' in failure(run('-i', path), kind='auth')['hint']
 
 
 # --- Bad days: host keys ------------------------------------------------------------------------------------

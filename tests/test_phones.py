@@ -22,7 +22,7 @@ import apps
 import pytest
 import standins
 from conftest import PASSED
-from embedded import eventually, fingerprint
+from embedded import eventually, fingerprint, host_key
 from harness import PATIENCE, ROOT, Browser, Home, Script
 from standins import CANCEL
 from waiting import until
@@ -667,12 +667,49 @@ def test_an_accepted_host_key_is_not_asked_about_again(pythonista, server):
     assert pythonista.asked == ['console.alert']
 
 
-def test_a_changed_host_key_is_refused_unasked(pythonista, server):
+@pytest.mark.parametrize('answer', [CANCEL, '', 'yes', 'y', 'ok'])
+def test_a_changed_host_key_is_shown_beside_the_known_one_and_not_replaced_by_a_tap(pythonista, server, answer):
+    pythonista.know(server)
+    known = (pythonista.ssh / 'known_hosts').read_text()
+    server.seed = 2
+    pythonista.phone.will_answer(('console.input_alert', answer))
+    script = pythonista.start('home')
+    assert script.wait() == (130 if answer == CANCEL else 255)
+    assert answer == CANCEL or 'CHANGED' in script.stderr and 'line 1' in script.stderr and 'ssh-keygen' not in script.stderr
+    [asked] = pythonista.phone.called('console.input_alert')
+    text = ' '.join(_strings(asked['args']))
+    for seed in (1, 2):
+        assert fingerprint(host_key('ed25519', seed)) in text
+    assert 'Ask whoever runs the server' in text and (pythonista.ssh / 'known_hosts').read_text() == known
+    assert server.count['publickey'] == server.count['password'] == 0
+
+
+def test_a_server_that_was_set_up_anew_is_accepted_by_a_word(pythonista, server):
+    pythonista.know(server)
+    others = '# mine\nother.example ssh-ed25519 AAAA\n'
+    (pythonista.ssh / 'known_hosts').write_text(others + server.known_hosts())
+    server.seed = 2
+    pythonista.phone.will_answer(('console.input_alert', 'Replace '))
+    pythonista.sign_in('home')
+    (server.home / '.codex' / 'auth.json').unlink()
+    pythonista.sign_in('home')
+    key = host_key('ed25519', 2)
+    assert (pythonista.ssh / 'known_hosts').read_text() == \
+        f'{others}[{server.address}]:{server.port} {key.get_name()} {key.get_base64()}\n'
+
+
+@pytest.mark.parametrize('how', ['strict', 'shortcut'])
+def test_a_changed_host_key_is_not_asked_about_where_that_was_ruled_out(pythonista, server, how):
     pythonista.know(server)
     server.seed = 2
+    if how == 'shortcut':
+        pythonista.run_as_shortcut()
+    else:
+        with (pythonista.ssh / 'config').open('a') as config:
+            config.write('    StrictHostKeyChecking yes\n')
     script = pythonista.start('home')
-    assert script.wait() == 255 and 'CHANGED' in script.stderr and 'line 1' in script.stderr
-    assert pythonista.asked == [] and pythonista.phone.called('console.hud_alert')[-1]['args'][1] == 'error'
+    assert script.wait() == 255 and 'CHANGED' in script.stderr and 'in the app, by hand' in script.stderr
+    assert pythonista.asked == []
 
 
 def test_the_in_app_browser_is_shown_and_taken_away_at_the_end(pythonista, server):
