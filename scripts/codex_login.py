@@ -170,11 +170,13 @@ def join_started(limit=1.0):
 class Moment:
     """What a Board is to do at a time; until then it can be called off."""
 
-    def __init__(self, function):
-        self.function = function
+    def __init__(self, board, function):
+        self._board, self.function = board, function
 
     def cancel(self):
-        self.function = None
+        if self.function:
+            self.function = None
+            self._board.idle_moments += 1
 
 
 class Board:
@@ -184,6 +186,7 @@ class Board:
     seconds: what the process sleeps away is no part of any limit.
     """
     SLEPT = 1.0             # s by which a look may come too late, and still count as waking time
+    MANY = 20               # moments that were called off, from which on they are put away before their time
 
     def __init__(self):
         self._selector = selectors.DefaultSelector()
@@ -191,7 +194,7 @@ class Board:
         self._bell, self._button = socket.socketpair()
         self._button.setblocking(False)
         self._selector.register(self._bell, selectors.EVENT_READ, self._rung)
-        self._now, self._looked = 0.0, elapsed()
+        self._now, self._looked, self.idle_moments = 0.0, elapsed(), 0
         self._asleep, self._closed, self._thread, self._buffer = False, False, None, None
 
     def start(self):
@@ -221,7 +224,7 @@ class Board:
 
     def after(self, seconds, function):
         """The Moment, `seconds` from now, at which something is done; from any thread."""
-        moment = Moment(function)
+        moment = Moment(self, function)
         self.call(lambda: heapq.heappush(self._moments, (self._now + seconds, next(self._numbers), moment)))
         return moment
 
@@ -256,8 +259,10 @@ class Board:
 
     def _turn(self):
         self._asleep = True             # before the look at the calls: whoever adds one now rings
-        while self._moments and not self._moments[0][2].function:
-            heapq.heappop(self._moments)
+        if self.idle_moments > max(self.MANY, len(self._moments) // 2):
+            self._moments = [entry for entry in self._moments if entry[2].function]
+            heapq.heapify(self._moments)
+            self.idle_moments = 0
         wait = 0 if self._calls else max(0.0, self._moments[0][0] - self._now) if self._moments else None
         ready = self._selector.select(wait)
         self._asleep = False
@@ -4546,7 +4551,7 @@ class Wish:
 
     def __init__(self, number, kind, fields, then):
         self.number, self.kind, self.fields, self.then = number, kind, fields, then
-        self.channel = self.expiry = None
+        self.channel = self.expiry = self.doubt = None
         self.tries, self.over = 0, False
 
     @property
@@ -4732,7 +4737,7 @@ class Link:
                     break
                 wish = self._wishes.pop(0)
             if not wish.over:
-                self.board.after(connection.patience, lambda wish=wish: wish.over or self.suspect(connection))
+                wish.doubt = self.board.after(connection.patience, lambda: self.suspect(connection))
                 wish.channel = connection.open(wish.kind, wish.fields, lambda channel, wish=wish: self._answered(wish, channel))
         if self._wishes:
             self.ring()
@@ -4786,6 +4791,8 @@ class Link:
             first, wish.over = not wish.over, True
         if first:
             wish.expiry.cancel()
+            if wish.doubt:
+                wish.doubt.cancel()
             wish.then(outcome)
         elif isinstance(outcome, Channel):
             outcome.close()
@@ -5004,10 +5011,11 @@ def address_text(connection):
 BACKLOG = 1024              # connections that the system keeps waiting: five, the usual, lose some under load
 
 
-def listen(bind, port):
+def listen(bind, port, taken=None):
     """Open the listening sockets for `bind`: "" or "localhost" is both loopbacks, "*" every interface.
 
-    Port 0 is any free one, the same on all of them. They do not block. Raises Problem "listen".
+    Port 0 is any free one, the same on all of them. They do not block. Raises Problem "listen": where there is a list `taken`,
+    only if none can be had, as ssh does; (family, address, error) of each that another program has comes into it.
     """
     try:
         addresses = _addresses(bind)
@@ -5015,7 +5023,7 @@ def listen(bind, port):
         attempts = 10 if port == 0 else 1
         while True:
             try:
-                return _listen_on_each(addresses, port)
+                return _listen_on_each(addresses, port, taken if port else None)
             except OSError as error:
                 attempts -= 1
                 if not attempts or error.errno != errno.EADDRINUSE:
@@ -5033,25 +5041,28 @@ def _addresses(bind):
     return list(dict.fromkeys((family, (where[0], *where[2:])) for family, _, _, _, where in found))
 
 
-def _listen_on_each(addresses, port):
-    listeners, missing = [], None
+def _listen_on_each(addresses, port, taken):
+    listeners, missing = [], []
     try:
         for family, (address, *scope) in addresses:
+            where = address, port, *scope
             try:
-                listeners.append(_listener(family, (address, port, *scope)))
+                listeners.append(_listener(family, where))
             except OSError as error:
                 # A device without IPv6, or without IPv4, listens on what it has.
-                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) and (taken is None or error.errno != errno.EADDRINUSE):
                     raise
-                missing = error
+                missing.append((family, where, error))
             else:
                 port = listeners[0].getsockname()[1]
         if not listeners:
-            raise missing
+            raise missing[-1][2]
     except BaseException:
         for listener in listeners:
             listener.close()
         raise
+    if taken is not None:
+        taken += [place for place in missing if place[2].errno == errno.EADDRINUSE]
     return listeners
 
 
@@ -5119,9 +5130,9 @@ def most_at_once(most, share):
 class _Port:
     """One listening socket, and what it belongs to; `sock` is None while it cannot be had."""
 
-    def __init__(self, sock, about):
-        self.sock, self.about, self.family, self.where = sock, about, sock.family, sock.getsockname()
-        self.tells = _says_it_listens(sock)
+    def __init__(self, about, family, where, sock=None):
+        self.sock, self.about, self.family, self.where = sock, about, family, where
+        self.tells = not sock or _says_it_listens(sock)
         self.nothing = 0        # times in a row that it was readable, and there was nothing to take
         self.missed = False
 
@@ -5148,15 +5159,19 @@ class Listener:
 
     def open(self, bind, port, about=None):
         """Listen as listen() does; where, as (address, port). Raises Problem "listen"."""
-        ports = [_Port(sock, about) for sock in listen(bind, port)]
-        self._board.call(lambda: self._hold(ports))
+        taken = []
+        ports = [_Port(about, sock.family, sock.getsockname(), sock) for sock in listen(bind, port, taken)]
+        missing = [(_Port(about, family, where), error) for family, where, error in taken]
+        self._board.call(lambda: self._hold(ports, missing))
         return [port.where[:2] for port in ports]
 
-    def _hold(self, ports):
-        self._ports += ports
+    def _hold(self, ports, missing):
+        self._ports += [*ports, *(port for port, _ in missing)]
         for port in ports:
             if self._closed:
                 port.sock.close()
+        for port, error in missing:
+            self._miss(port, error)
         self._watch()
 
     def probe(self):
@@ -5263,17 +5278,18 @@ class Listener:
         port.sock.close()
         port.sock = None
         self._bind(port)
-        if port.sock is None:
-            self._look_in(self.RETRY)
+
+    def _miss(self, port, error):
+        self._look_in(self.RETRY)
+        if not port.missed:
+            port.missed = True
+            self._tell('lost', port.about, port.where, error)
 
     def _bind(self, port):
         try:
             port.sock = _listener(port.family, port.where)
         except OSError as error:
-            if not port.missed:
-                port.missed = True
-                self._tell('lost', port.about, port.where, error)
-            return
+            return self._miss(port, error)
         port.nothing = 0
         self._watch()
         if port.missed:
@@ -5363,7 +5379,8 @@ class Pump:
                 self._channel.shutdown_write()
                 return False
             if not self._linger:
-                self._channel.sendall(piece[:count])
+                with contextlib.suppress(BrokenPipeError):      # the server has closed it just now
+                    self._channel.sendall(piece[:count])
             self._readable = count == most      # less: the system has no more for now
         return self._readable
 
@@ -5714,8 +5731,11 @@ class Forwards:
     def _ask_again(self, forward, connection, pause):
         def answered(listens):
             bind, port = forward.bound[0]
-            if listens or not pause and connection.alive:
-                self.tell('listening' if listens else 'waiting', mode='R', bind=bind, port=port)
+            if listens:
+                self.tell('listening', mode='R', bind=bind, port=port)
+            elif not pause and connection.alive:
+                self.tell('waiting', mode='R', bind=bind, port=port, message=f'The server still holds port {port} of -R '
+                          f'{forward.spec} for the connection that was lost. It is asked again, until it listens.')
             if not listens:
                 longer = min(max(2 * pause, self.SHORTEST_PAUSE), self.LONGEST_PAUSE)
                 self._board.after(longer, lambda: self._ask_again(forward, connection, longer))

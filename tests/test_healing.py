@@ -60,7 +60,6 @@ def machine():
         yield sshd, relay
 
 
-@fault(8, 'nothing is said of a port that the old session holds')
 def test_a_port_that_the_old_session_holds_is_said_at_once_and_again_when_it_is_back(tmp_path, machine, here):
     sshd, relay = machine
     port = free_port()
@@ -122,7 +121,6 @@ def test_a_login_through_a_jump_host_that_falls_silent_heals(run, server, throug
 
 # --- Ports of this device ---------------------------------------------------------------------------------
 
-@fault(10, 'one loopback family whose port is taken ends the forward (ssh serves the other)')
 @pytest.mark.parametrize('holder, other', [('::1', '127.0.0.1'), ('127.0.0.1', '::1')])
 @pytest.mark.parametrize('mode', ['L', 'D'])
 def test_where_one_loopback_has_the_port_taken_the_other_is_served(run, server, here, mode, holder, other):
