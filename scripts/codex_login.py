@@ -4790,10 +4790,10 @@ class Link:
                 self._wishes.remove(wish)
             first, wish.over = not wish.over, True
         if first:
-            wish.expiry.cancel()
-            if wish.doubt:
-                wish.doubt.cancel()
-            wish.then(outcome)
+            for moment in filter(None, (wish.expiry, wish.doubt)):
+                moment.cancel()
+            then, wish.then = wish.then, None
+            then(outcome)
         elif isinstance(outcome, Channel):
             outcome.close()
 
@@ -5422,7 +5422,8 @@ class Pump:
         self._sock.close()
         self._channel.heard = self._channel.room_again = None
         self._channel.close()
-        self._ended()
+        ended, self._ended = self._ended, None          # nothing that is over keeps anything: no circle is left
+        ended()
 
 
 def _set_option(sock, level, name, value):
@@ -5595,8 +5596,9 @@ class Client:
         self._ended()
 
     def _ended(self):
-        self._over = True
-        self._forwards.left(self, self._near)
+        near, self._over = self._near, True
+        self._near = self._pump = self._wish = self._moment = self._socks = None
+        self._forwards.left(self, near)
 
 
 class _Forward:
