@@ -5141,7 +5141,7 @@ class Listener:
     """Ports of this device that are held: each connection goes to `serve(sock, origin, about)`, on the board; leave(sock) ends it.
 
     No more than `cap` are held at once; the next ones wait until one leaves, or where there is `drop`, until
-    drop(sock) has ended the oldest of those that have said the least. A lack of descriptors is waited out. A socket that is dead, as iOS
+    drop(sock) has ended and left the oldest of those that have said the least. A lack of descriptors is waited out. A socket that is dead, as iOS
     leaves them behind when an app sleeps, is bound again, each second until that succeeds; `tell(event, about, where, error)` hears
     "lost" where it did not at once, and then "back".
     """
@@ -5157,11 +5157,14 @@ class Listener:
         self._resting = self._closed = False
         self._next_look = board.after(tick, self._look)
 
-    def open(self, bind, port, about=None):
-        """Listen as listen() does; where, as (address, port). Raises Problem "listen"."""
-        taken = []
+    def open(self, bind, port, about=None, all_or_none=False):
+        """Listen as listen() does; where, as (address, port). Raises Problem "listen".
+
+        Where another program has the port of one address only, the others are served, but not if `all_or_none`.
+        """
+        taken = None if all_or_none else []
         ports = [_Port(about, sock.family, sock.getsockname(), sock) for sock in listen(bind, port, taken)]
-        missing = [(_Port(about, family, where), error) for family, where, error in taken]
+        missing = [(_Port(about, family, where), error) for family, where, error in taken or ()]
         self._board.call(lambda: self._hold(ports, missing))
         return [port.where[:2] for port in ports]
 
@@ -5185,7 +5188,7 @@ class Listener:
                 self._board.call(lambda port=port, sock=sock: port.sock is sock and self._renew(port))
 
     def heard(self, visitor, whole):
-        """A visitor has said something, or all that was waited for: then it is not dropped any more."""
+        """A visitor has said something, or all that was waited for: then it is not dropped before it has its answer."""
         if visitor in self._visitors:
             self._visitors[visitor] = self.HEARD if whole else self.SPEAKING
 
@@ -5209,8 +5212,8 @@ class Listener:
         for port in self._ports:
             if port.sock:
                 port.sock.close()
-        while self._drop_one and self._drop():
-            pass
+        while self._drop_one and self._least():
+            self._drop_one(self._least())
 
     def _watch(self):
         """Have the board tell of connections, where one can be taken."""
@@ -5231,34 +5234,33 @@ class Listener:
 
     def _accept(self, port):
         for _ in range(self.AT_ONCE):
-            if len(self._visitors) >= self._cap and not (self._drop_one and self._drop()):
+            leaving = self._least() if self._drop_one and len(self._visitors) >= self._cap else None
+            if len(self._visitors) >= self._cap and not leaving:
                 return self._rest() if self._drop_one else self._watch()
             try:
                 sock, origin = port.sock.accept()
             except OSError as error:
                 return self._not_accepted(port, error)
             port.nothing = 0
+            if leaving:
+                self._drop_one(leaving)
             sock.setblocking(False)
             self._visitors[sock] = self.SILENT
             self._serve(sock, origin[:2], port.about)
 
     def _not_accepted(self, port, error):
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-            if self._drop_one:
-                self._drop()
+            if self._drop_one and self._least():
+                self._drop_one(self._least())
             return self._rest()
         port.nothing += 1               # most often there is none left, or a client that left before its turn
         if port.nothing >= self.NOTHING or port.tells and not _says_it_listens(port.sock):
             self._renew(port)
 
-    def _drop(self):
-        """Hang up the oldest visitor of those that have said the least; whether there was one."""
+    def _least(self):
+        """The oldest visitor of those that have said the least, of whom not all has been heard."""
         open_still = [visitor for visitor, said in self._visitors.items() if said != self.HEARD]
-        oldest = min(open_still, key=self._visitors.get, default=None)
-        if oldest:
-            self._visitors[oldest] = self.HEARD
-            self._drop_one(oldest)
-        return bool(oldest)
+        return min(open_still, key=self._visitors.get, default=None)
 
     def _look(self):
         for port in self._ports:
@@ -6313,6 +6315,65 @@ class Courier:
         return answer
 
 
+class _Visit:
+    """One browser's connection, on the board: what it sends goes to heard(visit, bytes), what it is told ends it: left(visit)."""
+    LIMIT = 30.0            # s that a browser may take to say all, and to take its answer; idle extra connections end so
+    LINGER = 2.0            # s for what it says after that
+
+    def __init__(self, board, sock, heard, left):
+        self.sock, self.reader = sock, Reader(read_request)
+        self._board, self._heard, self._left = board, heard, left
+        self._answer, self.answered, self._moment = None, False, board.after(self.LIMIT, self.end)
+        board.watch(sock, selectors.EVENT_READ, self._ready)
+
+    def wait(self, seconds, function):
+        """Nothing more is heard; function() is called unless there is an answer within `seconds`."""
+        self._moment.cancel()
+        self._moment = self._board.after(seconds, function)
+        self._board.watch(self.sock, 0, None)
+
+    def say_soon(self, data):
+        """say(), from any thread."""
+        self._board.call(lambda: self.say(data))
+
+    def say(self, data):
+        """Send the answer, the first one, and hang up."""
+        if self._answer is None and self._left:
+            self.wait(self.LIMIT, self.end)
+            self._answer = memoryview(data)
+            self._board.watch(self.sock, selectors.EVENT_WRITE, self._ready)
+
+    def _ready(self, events):
+        try:
+            if events & selectors.EVENT_WRITE:
+                self._answer = self._answer[self.sock.send(self._answer):]
+                if not self._answer:
+                    self.answered = True
+                    self.sock.shutdown(socket.SHUT_WR)
+                    # What is closed unread is a reset, and no answer.
+                    self.wait(self.LINGER, self.end)
+                    self._board.watch(self.sock, selectors.EVENT_READ, self._ready)
+                return
+            piece = self.sock.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:                 # the browser gave up; what it brought is kept
+            return self.end()
+        if not piece:
+            self.end()
+        elif self._answer is None:
+            self._heard(self, piece)
+
+    def end(self):
+        """Hang up."""
+        left, self._left = self._left, None
+        if left:
+            self._moment.cancel()
+            self._board.watch(self.sock, 0, None)
+            self.sock.close()
+            left(self)
+
+
 class Visits:
     """What browsers ask at the redirect's port: judged, and answered at once or when the story has an answer.
 
@@ -6323,7 +6384,6 @@ class Visits:
     AGAIN = 2               # s after which that page does
     LINGER = 4.0            # s that the port stays open for who is to come back
     MOST = 200              # connections at once
-    HEAD_LIMIT = 30.0       # s that a browser may take for its request; idle extra connections end so
     OVER = 'Go back to the app: it says how it ended.'
     BEGINNING = re.compile(rb'[A-Z]{0,20}|[A-Z]{1,20} .*', re.S)      # of what can become a request
 
@@ -6333,16 +6393,16 @@ class Visits:
         self._waiting = {}      # key of a request: what takes its answer, for each browser that wants it
         self._answers = {}      # key of a request: the bytes that whoever asks again gets as well
         self._expected = {}     # target: until when a browser may come that was sent there
-        self._busy, self._gone = 0, Box()
+        self._open, self._busy, self._gone = {}, set(), Box()        # visits by socket, those with a whole request, their ends
         self._listener = self._told_of_tls = None
 
     # -- the port
 
     def listen(self):
         """Listen on the redirect's port. Raises Problem('listen')."""
-        self._listener = Listener(self._board, self._visited, most_at_once(self.MOST, 4), self._told, drop=self._hang_up)
+        self._listener = Listener(self._board, self._visited, most_at_once(self.MOST, 4), self._told, drop=lambda sock: self._open[sock].end())
         try:
-            self._listener.open('localhost', self.pending.port)
+            self._listener.open('localhost', self.pending.port, all_or_none=True)       # a browser takes either
         except Problem as problem:
             raise Problem('listen', problem.message, 'End that program (another login, or codex on this device), '
                           'then start again.') from None
@@ -6352,11 +6412,6 @@ class Visits:
         if self._listener:
             self._listener.probe()
 
-    @staticmethod
-    def _hang_up(sock):
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
-
     def _told(self, event, _, where, error):
         self._note(f'Port {where[1]} of this device is open again.' if event == 'back' else
                    f'{_listen_problem(*where[:2], error).message}. Paste the address of the failed page here instead.')
@@ -6365,65 +6420,36 @@ class Visits:
         self._box.put(('note', text))
 
     def _visited(self, sock, *_):
-        sock.setblocking(True)
-        start(self._serve, sock)
+        self._open[sock] = _Visit(self._board, sock, self._heard, self._left)
 
-    def _serve(self, sock):
-        """One browser's connection: its request, read whole, and the answer to it."""
-        with contextlib.ExitStack() as visit, contextlib.suppress(OSError):      # the browser gave up; what it brought is kept
-            visit.callback(self._board.call, lambda: self._listener.leave(sock))
-            visit.callback(sock.close)
-            request = self._read_request(sock)
-            if not request:
-                return
-            with self._lock:
-                self._busy += 1
-            try:
-                answer = Box()
-                self.respond(request, answer.put)
-                data = answer.take(self.PATIENCE, None)
-                if data is None:
-                    self._expect(request.target, self.AGAIN + 1)
-                    data = page(f'Waiting for {self._alias} …', 'Go back to the app, and leave this page open: '
-                                'it goes on by itself.', refresh=self.AGAIN)
-                sock.settimeout(self.HEAD_LIMIT)
-                sock.sendall(data)
-                sock.shutdown(socket.SHUT_WR)
-            finally:
-                with self._lock:
-                    self._busy -= 1
-                self._gone.put(None)
+    def _heard(self, visit, piece):
+        """Some of a browser's request has come: it is answered once it is whole, or cannot become one."""
+        self._listener.heard(visit.sock, whole=False)
+        try:
+            request = visit.reader.feed(piece)
+            if not self.BEGINNING.fullmatch(visit.reader.data[:32]):
+                raise ValueError('this is no HTTP request')
+        except ValueError as error:
+            if visit.reader.data[0] == 0x16 and not self._told_of_tls:
+                self._told_of_tls = True
+                self._note('Something came with https to the port of the redirect, where only http is understood.')
+            return visit.say(page('Not understood', f'{error}.', status=400))
+        if request:
+            self._listener.heard(visit.sock, whole=True)
+            visit.wait(self.PATIENCE, lambda: self._ask_again(visit, request))
+            self._busy.add(visit)
+            self.respond(request, visit.say_soon)
 
-    def _read_request(self, sock):
-        """The Request that a browser sends; None where it sends none, which it is told."""
-        reader, silent = Reader(read_request), awake(self.HEAD_LIMIT, 1.0)
-        sock.settimeout(1.0)
-        while True:
-            try:
-                piece = sock.recv(65536)
-            except socket.timeout:
-                if next(silent, None) is None:
-                    return None
-                continue
-            if not piece:
-                return None
-            self._listener.heard(sock, whole=False)
-            try:
-                request = reader.feed(piece)
-                if not self.BEGINNING.fullmatch(reader.data[:32]):
-                    raise ValueError('this is no HTTP request')
-            except ValueError as error:
-                if reader.data[0] == 0x16 and not self._told_of_tls:
-                    self._told_of_tls = True
-                    self._note('Something came with https to the port of the redirect, where only http is understood.')
-                sock.sendall(page('Not understood', f'{error}.', status=400))
-                sock.shutdown(socket.SHUT_WR)
-                while sock.recv(65536) and next(silent, None):      # what is closed unread is a reset, and no answer
-                    pass
-                return None
-            if request:
-                self._listener.heard(sock, whole=True)
-                return request
+    def _ask_again(self, visit, request):
+        self._expect(request.target, self.AGAIN + 1)
+        visit.say(page(f'Waiting for {self._alias} …', 'Go back to the app, and leave this page open: it goes on by itself.',
+                       refresh=self.AGAIN))
+
+    def _left(self, visit):
+        self._open.pop(visit.sock, None)
+        self._busy.discard(visit)
+        self._listener.leave(visit.sock)
+        self._gone.put(None)
 
     # -- requests
 
@@ -6491,11 +6517,12 @@ class Visits:
         """Let go of the port. Who waits still is told that it is over; a browser that is to come back has a moment for that."""
         self.end()
         for step in awake(self.LINGER, 0.1):
-            if not self._busy and not (linger and max(self._expected.values(), default=0) > elapsed()):
+            if all(visit.answered for visit in list(self._busy)) and not (linger and max(self._expected.values(), default=0) > elapsed()):
                 break
             self._gone.take(step, None)
         if self._listener:
             self._listener.close()
+            self._board.call(lambda: [visit.end() for visit in list(self._open.values())])
 
 
 # == 12. Sign-in =======================================================================================================

@@ -814,7 +814,11 @@ def test_a_server_cannot_open_more_connections_than_this_device_takes(run, serve
             assert eventually(lambda: len(selector.select(0.1)) == 300 - 128, PATIENCE)
         assert descriptors(script) <= before[0] + 128 and threads(script) <= before[1] + 2 * 128 + 2
         assert script.stderr.count('at once') == 1
-    assert eventually(lambda: say(back, words) == words)
+
+    def served():
+        with contextlib.suppress(ConnectionResetError):     # one too many still
+            return say(back, words) == words
+    assert eventually(served)
     script.interrupt()
     assert script.wait() == 130 and 'Traceback' not in script.stderr
 
@@ -824,11 +828,18 @@ def door():
     """Opens a Listener whose visitors hear `hi`; with what it told."""
     with contextlib.ExitStack() as stack:
         def open(**how):
-            told = []
-            listener = codex_login.Listener(lambda sock, *_: sock.sendall(b'hi'), 10,
-                                            lambda event, *_: told.append(event), **how)
+            told, board = [], codex_login.Board()
+            board.start()
+            stack.callback(board.close)
+
+            def greet(sock, *_):
+                with sock:
+                    sock.sendall(b'hi')
+                listener.leave(sock)
+            listener = codex_login.Listener(board, greet, 10, lambda event, *_: told.append(event), **how)
             stack.callback(listener.close)
             (_, port), = listener.open('127.0.0.1', 0)
+            assert eventually(lambda: listener._ports)
             return listener, port, told
         yield open
 
@@ -871,7 +882,7 @@ def test_a_lack_of_descriptors_is_waited_out(door, monkeypatch, error):
     first_listening_socket(monkeypatch, lambda sock: Lacking(fileno=sock.detach()))
     monkeypatch.setattr(codex_login.Listener, 'SHORTAGE', 0.01)
     _, port, told = door()
-    assert greeting(port) == b'hi' and len(tries) == 4 and told == []
+    assert greeting(port) == b'hi' and len(tries) in (4, 5) and told == []      # the last one may find that there is no other
 
 
 def test_a_listener_notices_its_death_without_being_woken(door, monkeypatch):
@@ -879,7 +890,9 @@ def test_a_listener_notices_its_death_without_being_woken(door, monkeypatch):
 
     class Deaf(selectors.DefaultSelector):
         def select(self, timeout=None):
-            return [ready for ready in super().select(min(timeout, 0.02)) if not (deaf and ready[0].data)]
+            ready = super().select(0.02)
+            return [(key, events) for key, events in ready if not deaf or key.fileobj.type != socket.SOCK_STREAM
+                    or key.fileobj.family != socket.AF_INET]
     monkeypatch.setattr(codex_login.selectors, 'DefaultSelector', Deaf)
     listener, port, told = door(tick=0.02)
     held = listener._ports[0]
