@@ -1001,6 +1001,7 @@ LINKS = re.compile('(?:\x1b]|\x9d)8;[^;\x07\x1b\x9c]*;(https?://[!-~]+)')       
 FRAME = ' \t│┃║|'
 # An address with this end is none yet.
 CUT = re.compile(r'(%[0-9a-f]?|[?&]|[?&](state|scope|code_challenge|client_id|redirect_uri|response_type)=|%3a|[^/]:)$', re.I)
+SCOPE = re.compile('openid|profile|email|offline_access|.*[a-z][_:/.][a-z].*')
 # A line with these says where a program listens, or what it asks, not where a person shall go.
 LISTENING_WORDS = re.compile(r'\b(start|listen|serv|wait|callback|redirect|running|proxy)', re.I)
 
@@ -1032,44 +1033,47 @@ def read_sign_in(url, nested=3):
     address only where there is none of these. It may stand in another address, or be no more than a port.
     """
     parameters = [(name, unquote(value) if re.match('https?%3a', value, re.I) else value) for name, value in parameters_of(url)]
+    state = dict(parameters).get('state')
     places = [pair for pair in parameters if re.match('https?://|/.*[?]', pair[1])]
     named = [pair for pair in places if re.search('redirect|callback|return', pair[0], re.I)]
     for _, value in sorted(named, key=lambda pair: pair[0] != 'redirect_uri') or places:
         port = loopback_port(value)
         if port:
-            return SignIn(url, port, urlsplit(value).path or '/', dict(parameters).get('state'), 'redirect')
+            return SignIn(url, port, urlsplit(value).path or '/', state, 'redirect')
         inner = nested and read_sign_in(value, nested - 1)
         if inner and inner.kind == 'redirect':
             return inner._replace(url=url)
-    signs = re.search('redirect|callback|login|auth|[?&]state=', url, re.I)
+    name_of_port = '[_-]port$|Port$' + '|^port$' * bool(re.search('redirect|callback|login|auth|[?&]state=', url, re.I))
     for name, value in () if named else parameters:
-        if re.search('[_-]port$|Port$' + '|^port$' * bool(signs), name) and re.fullmatch('[0-9]{4,5}', value) and 1023 < int(value) < 65536:
-            return SignIn(url, int(value), '', dict(parameters).get('state'), 'redirect')
+        if re.search(name_of_port, name) and re.fullmatch('[0-9]{4,5}', value) and 1023 < int(value) < 65536:
+            return SignIn(url, int(value), '', state, 'redirect')
     port = loopback_port(url)
     return SignIn(url, port, urlsplit(url).path or '/', None, 'bare') if port else None
 
 
 def addresses(text):
-    """Each address in a text, and where it ends: a scope may have raw spaces, and a sentence goes on behind it."""
+    """Each address in a text, with its beginning and end there: a sentence goes on behind it, but scopes may have raw spaces."""
     places = list(URLS.finditer(text))
     for place, following in zip(places, [*(place.start() for place in places[1:]), len(text)]):
-        url, more, _ = place[0].partition('](')     # Markdown, with the address for a name
-        tail = re.match(f'(?: {ADDRESS_SIGNS})*', text[place.end():following])[0] if not more else ''
-        rest = re.match('.*&[A-Za-z][^ =&]*=[^ ]*', tail)
-        if '?' not in url or not rest and not (re.split('[?&]', url)[-1].startswith('scope=') and all(
-                word in ('openid', 'profile', 'email', 'offline_access') or re.search('[a-z][_:/.][a-z]', word) for word in tail.split())):
+        url, named, _ = place[0].partition('](')        # Markdown, with the address for a name
+        tail = re.match(f'(?: {ADDRESS_SIGNS})*', text[place.end():following])[0]
+        more = re.match('.*&[A-Za-z][^ =&]*=[^ ]*', tail)
+        if more and '?' in url and not named:
+            tail = more[0]
+        elif not re.split('[?&]', url)[-1].startswith('scope=') or not all(map(SCOPE.fullmatch, tail.split())):
             tail = ''
-        tail = rest[0] if rest and tail else tail
         yield (url + tail).replace(' ', '%20').rstrip(AFTER_ADDRESS), place.start(), place.end() + len(tail)
 
 
 class Finder:
     """Finds what a person is to open: in the lines that a program prints, and in what it hands to $BROWSER.
 
-    An address at the end of its line may go on in the next one, where something breaks lines at a fixed width. So some are
-    given only by settle(), once nothing was said for `quiet` seconds: what was last kept, then the second best.
+    A redirect is given at once, and again where it is another one than before. But an address at the end of its line may go
+    on in the next one, where something breaks lines at a fixed width; and what is bare or cut is only the second best. These
+    are given by settle(), after `quiet` seconds without a word; None where nothing is waited for. With `strict`, addresses
+    whose redirect leaves are given, too.
     """
-    WIDEST = 256        # a line that was broken has no more columns
+    WIDEST = 256        # columns of a line that something broke
 
     def __init__(self, strict=False):
         self._strict, self._last, self._second, self._codes = strict, None, None, DeviceCodes()
@@ -1077,57 +1081,50 @@ class Finder:
 
     @property
     def quiet(self):
-        return 0.5 if self._kept or self._codes.doubtful else 3.0 if self._second else None
+        return 0.5 if self._kept else 3.0 if self._second else None
 
     def feed(self, line):
         """The SignIn or DeviceCode that a line brings or completes, else None."""
-        found = None
-        for url in LINKS.findall(line):
-            found = self._offer(url) or self._codes.feed(url) or found
         text = re.sub(r'\\u00([2-7][0-9a-f])', lambda match: chr(int(match[1], 16)), harmless(line).replace('\\/', '/'))
         text = re.sub('&(?:amp|#38|#x26);', '&', text)
         body, place, width = text.strip(FRAME), len(text.rstrip(FRAME)), len(text.rstrip())
-        joined = self._kept and self._goes_on(body, place)
+        joined, found = self._kept and self._goes_on(body, place), None
         if joined:
             body = self._kept + body
         else:
-            found = self._release() or found
+            found = self._release()
         self._listens = bool(LISTENING_WORDS.search(URLS.sub('', body)))
         self._kept, self._even = '', joined and place == self._place
+        for url in LINKS.findall(line):
+            found = self._offer(url) or self._code(url) or found
         for url, start, end in addresses(body):
             if end == len(body) and place <= self.WIDEST:
                 self._kept, self._place, self._width = body[start:], place, width
             else:
-                found = self._offer(url, self._listens, body.startswith('…', end)) or found
-        return found or (self._codes.feed(body) if not self._last else None)
+                found = self._offer(url, cut=body.startswith('…', end)) or found
+        return found or self._code(body)
 
     def handed(self, url):
-        """The same for what $BROWSER was handed, which is whole."""
+        """The same for an address that $BROWSER was handed, which is whole."""
         url = url.replace(' ', '%20')
-        found = read_sign_in(url) if URLS.fullmatch(url) else None
-        if not URLS.fullmatch(url) or found and found.kind == 'bare' and not self._last:
-            self._last = found or self._last
-        else:
-            found = self._offer(url) or (self._codes.feed(url) if not self._last else None)
+        found = (self._offer(url, handed=True) or self._code(url)) if URLS.fullmatch(url) else None
         self._kept = '' if found else self._kept
         return found
 
     def settle(self):
-        """What is left to be opened, or to be told of, after the quiet."""
+        """The SignIn that is left after the quiet, else None."""
         if self._kept:
             return self._release()
-        found = self._second or self._codes.doubtful
-        self._second = self._codes.doubtful = None
-        if isinstance(found, SignIn) and found.kind == 'bare':
-            self._last = found
+        found, self._second = self._second, None
+        self._last = found if found and found.served else self._last
         return found
 
     def _release(self):
         url, self._kept = self._kept, ''
-        return self._offer(next(addresses(url))[0], self._listens) if url else None
+        return self._offer(next(addresses(url))[0]) if url else None
 
     def _goes_on(self, body, place):
-        """Whether a line goes on with the address that was kept."""
+        """Whether a line goes on with the address that was kept: it looks like one, or the line before was full."""
         piece = re.match(ADDRESS_SIGNS, body)
         if not piece or URLS.match(body) or place > self._place:
             return False
@@ -1135,24 +1132,30 @@ class Finder:
             return True
         alone = piece.end() == len(body)
         word = re.fullmatch('[A-Z][a-z]+[.,:;!?]*|[a-z]+' + '[.,:;!?]' * alone + '[.,:;!?]*|[0-9]?[^\\w%].*', piece[0])
-        return self._even and alone or not word and (self._even or self._width == 80)
+        return self._even and alone or not word and (self._even or self._width == 80)       # 80: rich, without a terminal
 
-    def _offer(self, url, listens=False, cut=False):
-        """What to do with an address: give it, keep it for second best, or nothing."""
+    def _offer(self, url, cut=False, handed=False):
+        """What becomes of an address: it is given, or kept for second best, or nothing new."""
         found, last = read_sign_in(url), self._last
         if not found and self._strict and any(name == 'redirect_uri' for name, _ in parameters_of(url)):
             found = SignIn(url, None, '', None, 'leaving')
-        if not found or found.kind == 'bare' and listens:
+        if not found or found.served and (self._listens or self._codes.given) and not handed:
             return None
-        if cut or CUT.search(url):
+        if not handed and (cut or CUT.search(url)):
             found = found._replace(kind='cut')
-        if last and (last.url.startswith(url) or last.kind == 'redirect' and found.kind != 'redirect'
+        second = found.kind in ('bare', 'cut')
+        if last and (last.url.startswith(url) or second and not last.served
                      or last.state and found[1:4] == last[1:4] and not url.startswith(last.url)):
             return None
-        if found.kind in ('bare', 'cut'):
+        if second and not handed:
             self._second = found
             return None
         self._last, self._second = found, None
+        return found
+
+    def _code(self, text):
+        found = None if self._last else self._codes.feed(text)
+        self._second = None if found else self._second
         return found
 
 
@@ -1163,46 +1166,35 @@ class DeviceCode(NamedTuple):
 
 
 class DeviceCodes:
-    """Finds page and code of a device sign-in in lines, whichever comes first.
-
-    A code is what is called one, or stands alone where one was announced, or the page is one for devices. A page that
-    does not say so itself is `doubtful`: it is given only where no better one comes.
-    """
+    """Finds page and code of a device sign-in, whichever comes first. The page is one for that by its address; the code is
+    what is called one, or stands alone where one was announced or behind such a page."""
     NEAR = 12           # lines that may be between page and code
-    # What is called a code, and is none of these.
-    OTHER = re.compile('(?:error|exit|status|source|zip|postal|promo|discount|coupon|country|activation|licen[cs]e|order|return)[ -]code', re.I)
+    PAGE = re.compile('https://.*(?:[/.]device|device(?:login|[/.?])|/activate|/link$|/pair|/connect$|user_code=)', re.I)
     CALLED = re.compile('code|código|codice|код|コード|代码|代碼|코드', re.I)
-    PAGE = re.compile('[/.]device|device[/.?]|devicelogin|activate|/link$|/pair|user_code=', re.I)
 
     def __init__(self):
-        self._line, self._page, self._code, self._given, self._called, self.doubtful = 0, (-99, ''), (-99, ''), '', False, None
+        self._line, self._page, self._code, self.given, self._called = 0, (-self.NEAR, ''), (-self.NEAR, ''), '', False
 
     def feed(self, text):
-        text = harmless(text)
-        self.doubtful, self._line = None, self._line + bool(text)
+        """The DeviceCode that a harmless line completes, else None."""
+        self._line += bool(text)
         for url, *_ in addresses(text):
-            if url.startswith('https://') and (self.PAGE.search(url) or not self.PAGE.search(self._page[1])):
+            if self.PAGE.match(url):
                 self._page = self._line, url
-        words = self.OTHER.sub('', URLS.sub(' ', text)).strip(FRAME)
-        called = bool(self.CALLED.search(words))
-        near = self._line - self._page[0] <= self.NEAR and self.PAGE.search(self._page[1])
-        code = re.search(r'(?<![\w/-])([A-Z0-9]{4,8}-[A-Z0-9]{4,8})(?![\w-])', words) or re.search(
-            r'\bcode\b\W{0,3}(?:is\W{1,3})?([A-Z0-9]{6,10})(?![\w-])', words) or near and self._called and re.fullmatch(
-            '((?=.*[0-9])[A-Z0-9]{6,10})', words)
+                given = dict(parameters_of(url)).get('user_code')       # verification_uri_complete
+                self._code = (self._line, given) if given else self._code
+        words = URLS.sub(' ', text).strip(FRAME)
+        called, near = bool(self.CALLED.search(words)), self._line - self._page[0] < self.NEAR
+        code = (re.search(r'(?<![\w/-])([A-Z0-9]{4,8}-[A-Z0-9]{4,8})(?![\w-])', words)
+                or re.search(r'\bcode\b\W{0,3}(?:is\W{1,3})?([A-Z0-9]{6,10})(?![\w-])', words)
+                or near and self._called and re.fullmatch('((?=.*[0-9])[A-Z0-9]{6,10})', words))
         if code and (called or code[0] == words and (self._called or near)):
             self._code = self._line, code[1]
-        given = [value for name, value in parameters_of(self._page[1]) if name == 'user_code' and self._page[0] == self._line]
-        if given:
-            self._code = self._line, given[0]
         self._called = called if words else self._called
-        if not self._page[1] or self._code[1] in ('', self._given) or abs(self._page[0] - self._code[0]) > self.NEAR:
+        if not self._page[1] or self._code[1] in ('', self.given) or abs(self._page[0] - self._code[0]) >= self.NEAR:
             return None
-        found = DeviceCode(self._page[1], self._code[1])
-        if not self.PAGE.search(found.url):
-            self.doubtful = found
-            return None
-        self._given = found.code
-        return found
+        self.given = self._code[1]
+        return DeviceCode(self._page[1], self.given)
 
 
 DeviceCodeScanner = DeviceCodes

@@ -705,7 +705,7 @@ ABCD-EFGH
 Your one-time device confirmation code is: PRXD-QHGB
 Press ENTER to open your browser or submit your device code here: https://login.docker.com/activate
 """, 'https://login.docker.com/activate', 'PRXD-QHGB'),
-    'atlas, whose page does not say what it is': ("""
+    'atlas': ("""
 To verify your account, copy your one-time verification code:
 8ZTB-YRQN
 
@@ -738,6 +738,11 @@ def test_a_code_that_was_renewed_is_given_again_and_a_repeated_one_is_not():
     assert [found.code for found in codes_in(text)] == ['ABCD-1234', 'EFGH-5678']
 
 
+def test_where_a_code_is_to_be_entered_a_bare_address_is_no_sign_in():
+    found = found_in('使用代理 http://127.0.0.1:7890\n\nhttps://issuer.example/device\nCode: ABCD-1234\nhttp://127.0.0.1:7890 x')
+    assert [type(one) for one in found] == [script.DeviceCode]
+
+
 def test_beside_a_redirect_a_code_is_none_to_enter():
     assert [type(found) for found in found_in(f'{redirect(1)}\nhttps://issuer.example/device\nPairing code: ABCD-1234')] == [SignIn]
 
@@ -748,10 +753,10 @@ def test_beside_a_redirect_a_code_is_none_to_enter():
     'https://issuer.example/device\nLicence key: ABCD-EFGH', 'https://issuer.example/device\n550E8400-E29B-41D4-A716-446655440000',
     'https://shop.example/\nOrder number: 1234-5678', 'https://shop.example/\nOrder code: 1234-5678',
     'https://issuer.example/device\n4b825dc642cb6eb9a060e54bf8d69288fbee4904', 'https://issuer.example/device\ncommit 4b825dc',
-    'https://issuer.example/device\nVersion V12A-4567B of it', 'Error code: ABCD12345, see https://docs.example/device',
-    'exit code: 1234567\nhttps://issuer.example/device', 'https://issuer.example/device\nWARNING: no code',
+    'https://issuer.example/device\nVersion V12A-4567B of it', 'Error code: ABCD12345, see https://docs.example/errors',
+    'exit code: 255\nhttps://issuer.example/device', 'https://issuer.example/device\nWARNING: no code',
     'Promo code: SAVE-2026 https://shop.example/', 'the code\nREADONLY\nhttps://issuer.example/device',
-    'Code: ABCD-1234\n' + 'x\n' * 13 + 'https://issuer.example/device', 'https://issuer.example/device?x=ABCD-EFGH is the code',
+    'https://shop.example/\nYour code: ABCD-1234', 'Code: ABCD-1234\n' + 'x\n' * 13 + 'https://issuer.example/device', 'https://issuer.example/device?x=ABCD-EFGH is the code',
 ])
 def test_other_lines_hold_no_code(text):
     assert codes_in(text) == []
