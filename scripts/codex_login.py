@@ -1197,31 +1197,34 @@ class DeviceCodes:
         return DeviceCode(self._page[1], self.given)
 
 
-DeviceCodeScanner = DeviceCodes
+def is_private(host):
+    """Whether a host is one of a network at home or at work, as far as its name or address says."""
+    import ipaddress
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return '.' not in host or host.endswith(('.local', '.lan', '.internal', '.home.arpa'))
 
 
-def find_sign_in(line):
-    """The SignIn in a line that a program printed, else None."""
-    finder = Finder()
-    return finder.feed(line) or finder.settle() or finder.settle()
+def check_page(url, issuer, agreed):
+    """Raises Problem('address') for a page that no browser is to open.
 
-
-def check_sign_in(found):
-    """Raises Problem('address') unless the page is https, or on loopback itself (RFC 8252, section 8.3)."""
-    parts = urlsplit(found.url)
-    if parts.scheme != 'https' and loopback_port(found.url) is None:
-        raise Problem('address', 'The sign-in address is not https, and was not opened: '
-                      + f'{parts.scheme}://{parts.netloc}{parts.path}'[:120],
-                      'Whoever can read the network could take the sign-in. Ask who runs the server.')
-
-
-def leaving_redirect(line):
-    """The redirect of a sign-in address in `line` that is not on loopback, else None (RFC 8252, section 7.3)."""
-    for url in URLS.findall(harmless(line)):
-        for name, value in parameters_of(url):
-            if name == 'redirect_uri' and loopback_port(value) is None:
-                return value
-    return None
+    It is https, or on loopback itself (RFC 8252, section 8.3), or in a private network, if agreed(question). Where the
+    issuer is known, the redirect leads back to this device (section 7.3), and the page is at the issuer's, or agreed to.
+    """
+    parts, ask = urlsplit(url), 'Ask who runs the server.'
+    host = parts.netloc[:200]
+    leaving = [value for name, value in parameters_of(url) if issuer and name == 'redirect_uri' and loopback_port(value) is None]
+    if leaving:
+        raise Problem('address', 'The sign-in address sends its answer elsewhere, not back to this device; it was not '
+                      f'opened: {harmless(leaving[0])[:80]}', ask)
+    if parts.scheme != 'https' and loopback_port(url) is None and not (is_private(parts.hostname or '') and agreed(
+            f'The sign-in page at\n{host}\nis not https: whoever can read that network could take the sign-in. Open it')):
+        raise Problem('address', f'The sign-in address is not https, and was not opened: {parts.scheme}://{parts.netloc}{parts.path}'[:180],
+                      f'Whoever can read the network could take the sign-in. {ask}')
+    if issuer and host.lower() != issuer.lower() and not agreed(
+            f'The sign-in page is at\n{host}\nand not at {issuer}. Whoever runs it may get the sign-in. Open it'):
+        raise Problem('address', f'The sign-in page is at {host}, not at {issuer}; it was not opened.', ask)
 
 
 # -- What a browser sends ----------------------------------------------------------------------------------------------
@@ -6399,6 +6402,11 @@ class Visits:
             raise Problem('listen', problem.message, 'End that program (another login, or codex on this device), '
                           'then start again.') from None
 
+    def renew(self, pending):
+        """From now on the port waits for another redirect."""
+        with self._lock:
+            self.pending = pending
+
     def revive(self):
         """Listen again where the system took a listener away while the app was asleep."""
         if self._listener:
@@ -6534,7 +6542,8 @@ MOVES = {(state, event): act for states, event, act in (
     ('starting', 'gone', 'begin_anew'),             # -> starting: the connection was lost before it was known where it is
     ('finding starting', 'deadline', 'not_started'),        # 124
     ('reading waiting following settling proving', 'line', 'read_line'),     # an address: -> waiting, following
-    ('reading', 'browser', 'read_address'),         # likewise
+    ('reading waiting following settling', 'browser', 'read_address'),      # likewise
+    ('reading waiting following settling', 'pause', 'settle'),      # likewise
     ('waiting', 'redirect', 'carry'),               # -> following, settling; waiting, where the program would not have it
     ('waiting following settling', 'page', 'fetch'),        # the last page: -> settling
     ('following', 'follow', 'follow'),              # no browser came for it: -> settling
@@ -6669,7 +6678,7 @@ class Attempt:
         self.started = time.time()
         self.found = False              # whether it was begun by an earlier run
         self.shared = False             # whether another one waits for it as well: then it is not ours to end
-        self.codes = DeviceCodeScanner() if '--device-auth' in command.line else None
+        self.finder = Finder(strict=command.codex)
         self.code = self.sign_in = self.visits = self.courier = None
         self.timers = {'late': float('inf')}        # event: when it is due, by elapsed()
         self.proof = None               # (whether somebody is signed in, the words that say so), once known
@@ -6859,74 +6868,75 @@ class Login:
 
     def _read_line(self, line):
         attempt = self._attempt
-        if attempt.codes:
-            self._look_for_code(line)
-        elif attempt.sign_in is None:
-            self._refuse_leaving(line)
-            found = find_sign_in(line)
-            if found:
-                return self._open(found)
-        elif attempt.sign_in.url in harmless(line):
-            return None
+        state = self._found(attempt.finder.feed(line))
+        if attempt.sign_in and attempt.sign_in.url in harmless(line):
+            return state
         if self._command.codex and not self._options.verbose:
             attempt.held = [*attempt.held, line][-self.SHOWN_ON_FAILURE:]
         if not self._command.codex or self._options.verbose or self._options.json:
             self._report.tell('output', text=line)
-        return None
+        return state
 
     def _read_address(self, url):
-        if self._attempt.codes or not URLS.fullmatch(url):
-            return None
-        self._refuse_leaving(url)
-        found = read_sign_in(url)
-        return self._open(found) if found else self._leads_nowhere(url)
+        attempt = self._attempt
+        found = attempt.finder.handed(url)
+        if found or attempt.sign_in or attempt.code or DeviceCodes.PAGE.match(url) or not URLS.fullmatch(url):
+            return self._found(found)
+        return self._leads_nowhere(url)
+
+    def _settle(self, _):
+        return self._found(self._attempt.finder.settle())
+
+    def _found(self, found):
+        """Lead a person to what the finder gave, if anything; the next state, None for no other."""
+        attempt = self._attempt
+        if attempt.finder.quiet:
+            due = elapsed() + attempt.finder.quiet
+            attempt.timers['pause'] = min(due, attempt.timers.get('pause', due))
+        if isinstance(found, DeviceCode):
+            self._check_page(found.url)
+            attempt.code = found
+            copied = self._device.attempt(self._device.copy, found.code)
+            self._report.tell('device-code', url=found.url, code=found.code)
+            self._show_page(found.url, 'The code is copied.' if copied else '')
+        elif found and found.kind == 'cut':
+            self._report.warn('The sign-in address is cut off, and was not opened. A wider terminal, or the program in another mode, may print it whole.')
+        elif found:
+            return self._open(found)
+        return None
 
     def _leads_nowhere(self, url):
         """A page that brings nothing back to this device is shown, and opened if a person wants that; asked for one only."""
         self._report.tell('sign-in', url=url, port=None)
         asked, self._attempt.asked_about_page = self._attempt.asked_about_page, True
-        if url.startswith('https://') and not asked and self._agreed(
-                f'{self._settings.alias} wants a page of\n{urlsplit(url).netloc[:200]}\nopened, which leads nowhere on this device. '
-                'Open it'):
+        host, secure = urlsplit(url).netloc[:200], url.startswith('https://')
+        if not asked and (secure or is_private(urlsplit(url).hostname or '')) and self._agreed(
+                f'{self._settings.alias} wants a page of\n{host}\nopened, which leads nowhere on this device'
+                + ('. ' if secure else ', and is not https: whoever can read that network sees it. ') + 'Open it'):
             return self._show_page(url)
         self._report.warn('That page leads nowhere on this device, and was not opened.')
 
     def _agreed(self, question):
         return self._device.can_agree() and self._device.confirm(question)
 
-    def _check_issuer(self, url):
-        """Raises Problem('address') for a page that is not of codex's issuer, unless a person wants it."""
-        host, issuer = urlsplit(url).netloc, self._command.issuer
-        if self._command.codex and host.lower() != issuer.lower() and not self._agreed(
-                f'The sign-in page is at\n{host[:200]}\nand not at {issuer}. Whoever runs it may get the sign-in. Open it'):
-            raise Problem('address', f'The sign-in page is at {host[:200]}, not at {issuer}; it was not opened.',
-                          'Ask who runs the server.')
-
-    def _refuse_leaving(self, line):
-        elsewhere = self._command.codex and leaving_redirect(line)
-        if elsewhere:
-            raise Problem('address', 'The sign-in address sends its answer elsewhere, not back to this device; it was not '
-                          f'opened:\n{harmless(elsewhere)[:80]}', 'Ask who runs the server.')
-
-    def _look_for_code(self, line):
-        attempt = self._attempt
-        found = attempt.codes.feed(line)
-        if found and not attempt.code:
-            self._check_issuer(found.url)
-            attempt.code = found
-            copied = self._device.attempt(self._device.copy, found.code)
-            self._report.tell('device-code', url=found.url, code=found.code)
-            self._show_page(found.url, 'The code is copied.' if copied else '')
+    def _check_page(self, url):
+        check_page(url, self._command.issuer if self._command.codex else '', self._agreed)
 
     # -- from the address to the browser
 
     def _open(self, found):
         """Everything between the address and the person's browser: check, listen, copy, open."""
-        check_sign_in(found)
-        attempt, codex = self._attempt, self._command.codex
-        attempt.sign_in = found
+        attempt, codex, before = self._attempt, self._command.codex, self._attempt.sign_in
+        if found.kind == 'leaving' or not self._redirect:
+            self._check_page(found.url)
         pending = Pending(found.port, found.path, hash_of(found.state), found.served, codex)
-        attempt.visits = Visits(self._link.board, pending, self._settings.alias, attempt.box)
+        attempt.sign_in = found
+        if before and before.port == found.port:
+            attempt.visits.renew(pending)
+        else:
+            if before:
+                attempt.visits.close(linger=False)
+            attempt.visits = Visits(self._link.board, pending, self._settings.alias, attempt.box)
         attempt.courier = Courier(self._link, attempt.program, found.port, attempt.timers['deadline'])
         if attempt.found and codex and self._arrived_before():
             return self._go_to(SUCCESS_PATH)        # all that was lost is the browser's last request
@@ -6936,9 +6946,9 @@ class Login:
             state = self._bring(redirect)
             attempt.shared = False
             return state or 'waiting'
-        self._check_issuer(found.url)
-        self._check_forwarding()
-        self._listen()
+        if not before or before.port != found.port:
+            self._check_forwarding()
+            self._listen()
         self._save()
         self._report.tell('sign-in', url=found.url, port=found.port)
         copied = self._device.attempt(self._device.copy, found.url)

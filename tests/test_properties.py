@@ -140,7 +140,7 @@ READERS = {
     'sign-in': (read_lines, ['\n', '\x1b]8;;', '%20', '…', ' read_api', '&scope=', '&amp;', '\\u0026', '\\/', 'https%3A%2F%2F', '│ ',
         'https://a.example/?redirect_uri=http%3A%2F%2Flocalhost%3A1455%2F', 'http://localhost:1455/', ' ', '.', ')', '&state=', '[',
         'listening on ', 'https://', '%5B', ';', ':99999', '9' * 50, '\x1b[1m'], ()),
-    'leaving redirect': (script.leaving_redirect, ['https://a.example/?', 'redirect_uri=', 'https%3A%2F%2Fb', '&', ' ', '[', ';'], ()),
+    'page': (lambda text: script.check_page(text, 'a.example', str.isupper), ['https://a.example/?', 'redirect_uri=', 'https%3A%2F%2Fb', '&', ' ', ';', 'http://', '10.0.0.1', '.local'], Problem),
     'device code': (read_device_code, ['https://a.example/', 'ABCD', '-', 'EF12', ' ', '_', 'x', '.', ')'], ()),
     'request': (read_request, ['GET ', '/', ' HTTP/1.1', '\r\n', 'Host: localhost', ':', ' ', 'A', '//[', '\x00'], ValueError),
     'answer': (read_answer, ['HTTP/1.1 ', '302', '\r\n', 'Content-Length: ', '9' * 50, '²', 'Location: ', '//[', ':', ' '], ValueError),

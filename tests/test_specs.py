@@ -484,29 +484,57 @@ def test_an_address_whose_answer_goes_elsewhere_has_no_redirect_here(url):
     assert script.read_sign_in(url) is None
 
 
-def test_an_address_that_is_not_https_is_refused_and_shown_harmless():
-    found = script.read_sign_in('http://auth.example.org/?redirect_uri=http://localhost:1455/auth/callback')
-    problem = refused(script.check_sign_in, found)
-    assert problem.kind == 'address'
-    assert 'http://auth.example.org' in problem.message and 'not https' in problem.message
+def never(question):
+    raise AssertionError(f'nobody is asked: {question}')
 
 
-@pytest.mark.parametrize('url', [AUTHORIZE, 'http://127.0.0.1:45235/uuid', 'http://[::1]:8000/'])
-def test_https_and_loopback_itself_may_be_opened(url):
-    assert script.check_sign_in(script.read_sign_in(url)) is None
-
-
-@pytest.mark.parametrize('line, redirect', [
-    (AUTHORIZE, None), ('no address', None), ('https://example.org/', None),
-    (page('https://id.example.org/a', 'https://evil.example/cb'), 'https://evil.example/cb'),
-    (page('https://id.example.org/a', 'http://localhost.b.test:1455/'), 'http://localhost.b.test:1455/'),
-    (page('https://id.example.org/a', 'http://127.0.0.1:1455@b.test/'), 'http://127.0.0.1:1455@b.test/'),
-    (page('https://id.example.org/a', 'evil://localhost:1455/cb'), 'evil://localhost:1455/cb'),
-    ('https://a.test/?redirect_uri=https://b.test/&redirect_uri=http://localhost:1/', 'https://b.test/'),
-    ('https://a.test/?redirect_uri=http://localhost:1/&redirect_uri=https://b.test/', 'https://b.test/'),
+@pytest.mark.parametrize('url, issuer', [
+    (AUTHORIZE, ''), ('http://127.0.0.1:45235/uuid', ''), ('http://[::1]:8000/', ''), ('http://app.localhost:8000/', ''),
+    ('https://id.example/', ''), (page('https://id.example/a', 'https://elsewhere.example/'), ''),
+    (page('https://ID.example/a', 'http://localhost:1/'), 'id.example'), ('https://id.example/device', 'id.example'),
 ])
-def test_a_redirect_that_leaves_this_device_is_seen(line, redirect):
-    assert script.leaving_redirect(line) == redirect
+def test_https_and_loopback_itself_may_be_opened(url, issuer):
+    assert script.check_page(url, issuer, never) is None
+
+
+PLAIN = 'http://{}/a?redirect_uri=http://localhost:1455/cb'
+
+
+@pytest.mark.parametrize('host', ['auth.example.org', '8.8.8.8', '[2600::1]', 'localhost.example.org', '10.0.0.1.example.org', 'lan.example'])
+def test_an_address_that_is_not_https_is_refused_and_shown_harmless(host):
+    problem = refused(script.check_page, PLAIN.format(host), '', never)
+    assert problem.kind == 'address' and f'http://{host}' in problem.message and 'not https' in problem.message
+
+
+@pytest.mark.parametrize('host', ['192.168.1.10:8080', '10.0.0.1', '172.16.0.9', '[fd00::1]:8080', 'nas.local', 'nas', 'nas.lan:8123', 'box.home.arpa'])
+def test_a_page_at_home_that_is_not_https_is_opened_if_a_person_wants_that(host):
+    asked = []
+    assert script.check_page(PLAIN.format(host), '', lambda question: asked.append(question) or True) is None
+    assert len(asked) == 1 and host in asked[0] and 'not https' in asked[0] and 'could take' in asked[0]
+    assert refused(script.check_page, PLAIN.format(host), '', lambda question: False).kind == 'address'
+
+
+@pytest.mark.parametrize('url, redirect', [
+    (page('https://id.example/a', 'https://evil.example/cb'), 'https://evil.example/cb'),
+    (page('https://id.example/a', 'http://localhost.b.test:1455/'), 'http://localhost.b.test:1455/'),
+    (page('https://id.example/a', 'http://127.0.0.1:1455@b.test/'), 'http://127.0.0.1:1455@b.test/'),
+    (page('https://id.example/a', 'evil://localhost:1455/cb'), 'evil://localhost:1455/cb'),
+    ('https://id.example/?redirect_uri=https://b.test/&redirect_uri=http://localhost:1/', 'https://b.test/'),
+    ('https://id.example/?redirect_uri=http://localhost:1/&redirect_uri=https://b.test/', 'https://b.test/'),
+])
+def test_a_redirect_that_leaves_this_device_is_refused_where_the_issuer_is_known(url, redirect):
+    problem = refused(script.check_page, url, 'id.example', never)
+    assert problem.kind == 'address' and redirect in problem.message and 'elsewhere' in problem.message
+    assert script.check_page(url, '', never) is None
+    assert all(found.kind != 'redirect' or script.loopback_port(found.url) is None for found in found_in(url, strict=True))
+
+
+def test_another_page_than_the_issuers_is_opened_only_if_a_person_wants_that():
+    asked = []
+    assert script.check_page(AUTHORIZE, 'id.example', lambda question: asked.append(question) or True) is None
+    assert 'auth.openai.com' in asked[0] and 'id.example' in asked[0]
+    problem = refused(script.check_page, AUTHORIZE, 'id.example', lambda question: False)
+    assert problem.kind == 'address' and 'auth.openai.com' in problem.message and 'not at id.example' in problem.message
 
 
 # --- Which of many addresses, and where one ends ------------------------------------------------------------
