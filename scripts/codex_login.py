@@ -3044,16 +3044,12 @@ def _old_transport_class(paramiko):
         'diffie-hellman-group-exchange-sha256': LargeGroupExchange,
     }
     keys = {
-        'ssh-ed25519': _from_message(Ed25519Key),
+        'ssh-ed25519': Ed25519Key.from_message,
         'ecdsa-sha2-nistp256': paramiko.ECDSAKey,
-        **dict.fromkeys(RSA_SIGNATURES, _from_message(RsaKey)),
+        **dict.fromkeys(RSA_SIGNATURES, RsaKey.from_message),
     }
     return _telling_its_end(base, {
         '_kex_info': kex, '_preferred_kex': tuple(kex), '_key_info': keys, '_preferred_keys': tuple(keys)})
-
-
-def _from_message(key_class):
-    return lambda message: key_class.from_blob(message.asbytes())
 
 
 # ---- keys ------------------------------------------------------------------------------------------
@@ -8010,83 +8006,77 @@ def main(words=None):
 # == Appendix: what Pythonista's paramiko lacks ========================================================================
 # Keys and key exchanges in plain Python, for paramiko 1.x: room 6 says why. Nothing else uses them.
 
-class BadSignature(Exception):
-    """A signature is not by this key."""
-
-
 class _OldKey:
-    """A key as paramiko 1.x uses one: `get_name` also names the signature."""
+    """A key as paramiko 1.x uses one: `kind` is the key's type, `name`, which get_name() says, the signature's."""
 
     def get_name(self):
         return self.name
 
-    def _signature(self, raw):
-        paramiko = load_paramiko()
-        message = paramiko.Message()
+    @classmethod
+    def from_message(cls, message):
+        """The public half that a server sends. Raises SSHException where it is of another type than was agreed on."""
+        if message.get_text() != cls.kind:
+            raise load_paramiko().SSHException('Signature verification failed: this is a key of another type')
+        return cls._read(message)
+
+    def sign_ssh_data(self, data):
+        message = load_paramiko().Message()
         message.add_string(self.name)
-        message.add_string(raw)
+        message.add_string(self._sign(data))
         return message
 
 
 class RsaKey(_OldKey):
-    """RSA with SHA-256, which every server with SHA-2 signatures accepts (not all accept SHA-512)."""
+    """RSA with SHA-256, which every server with SHA-2 signatures accepts (not all accept SHA-512); RFC 8332.
 
-    name = 'rsa-sha2-256'
+    `secret` is the private exponent and the two primes; None, as everywhere here, where only the public half is known."""
+    kind, name = 'ssh-rsa', 'rsa-sha2-256'
 
     def __init__(self, n, e, secret=None):
         self._n, self._e, self._secret = n, e, secret
 
     @classmethod
-    def from_blob(cls, blob):
-        reader = SshReader(blob)
-        if reader.string() != b'ssh-rsa':
-            raise BadSignature('the host key is not of the type agreed on')
-        e, n = reader.integer(), reader.integer()
+    def _read(cls, message):
+        e, n = message.get_mpint(), message.get_mpint()
         return cls(n, e)
 
     def asbytes(self):
         return _string(b'ssh-rsa') + _integer(self._e) + _integer(self._n)
 
-    def sign_ssh_data(self, data):
-        from Crypto.Hash import SHA256
+    def _scheme(self):
         from Crypto.PublicKey import RSA
         from Crypto.Signature import PKCS1_v1_5
-        key = RSA.construct((self._n, self._e, *self._secret))
-        return self._signature(PKCS1_v1_5.new(key).sign(SHA256.new(data)))
+        return PKCS1_v1_5.new(RSA.construct((self._n, self._e, *(self._secret or ()))))
+
+    def _sign(self, data):
+        from Crypto.Hash import SHA256
+        return self._scheme().sign(SHA256.new(data))
 
     def verify_ssh_sig(self, data, signature):
         from Crypto.Hash import SHA256, SHA512
-        from Crypto.PublicKey import RSA
-        from Crypto.Signature import PKCS1_v1_5
         name, raw = signature.get_text(), signature.get_binary()
-        if name not in RSA_SIGNATURES:
-            return False
-        digest = (SHA256 if name == 'rsa-sha2-256' else SHA512).new(data)
+        digest = (SHA512 if name == 'rsa-sha2-512' else SHA256).new(data)
         raw = raw.rjust(-(-self._n.bit_length() // 8), b'\0')
-        return bool(PKCS1_v1_5.new(RSA.construct((self._n, self._e))).verify(digest, raw))
+        return name in RSA_SIGNATURES and bool(self._scheme().verify(digest, raw))
 
 
 class Ed25519Key(_OldKey):
-    """Ed25519 (RFC 8032): a key with its seed, or only its public half."""
-
-    name = 'ssh-ed25519'
+    """Ed25519 (RFC 8032), by its seed, or only its public half; 32 bytes each."""
+    kind = name = 'ssh-ed25519'
 
     def __init__(self, seed=None, public=None):
         self.seed = self._secret = seed
         self.public = public or ed25519_public(seed)
 
     @classmethod
-    def from_blob(cls, blob):
-        reader = SshReader(blob)
-        if reader.string() != b'ssh-ed25519':
-            raise BadSignature('the host key is not of the type agreed on')
-        return cls(public=reader.string())
+    def _read(cls, message):
+        return cls(public=message.get_binary())
 
     def asbytes(self):
         return _string(b'ssh-ed25519') + _string(self.public)
 
-    def sign_ssh_data(self, data):
-        return self._signature(ed25519_sign(self.seed, data))
+    def _sign(self, data):
+        return ed25519_sign(self.seed, data)
 
     def verify_ssh_sig(self, data, signature):
         return signature.get_text() == self.name and ed25519_verify(self.public, data, signature.get_binary())
@@ -8095,10 +8085,8 @@ class Ed25519Key(_OldKey):
 class _KexCurve:
     """Elliptic-curve Diffie-Hellman with SHA-256 (RFC 5656), the client's side, as paramiko 1.x drives one.
 
-    A curve is two functions: `new_pair()` gives a secret and the public bytes that belong to it;
-    `shared(secret, theirs)` gives the number both sides arrive at, or ValueError.
-    """
-
+    A curve is two functions: `new_pair()` gives a secret and the public bytes that belong to it, and
+    `shared(secret, theirs)` the number both sides arrive at, or ValueError."""
     hash_algo = hashlib.sha256
     INIT, REPLY = 30, 31
 
@@ -8126,6 +8114,7 @@ class _KexCurve:
 
 
 class KexCurve25519(_KexCurve):
+    """RFC 8731."""
     name = 'curve25519-sha256'
 
     @staticmethod
@@ -8135,15 +8124,14 @@ class KexCurve25519(_KexCurve):
 
     @staticmethod
     def shared(secret, theirs):
-        if len(theirs) != 32:
-            raise ValueError('the server sent a point of the wrong length')
-        shared = int.from_bytes(x25519(secret, theirs), 'big')
+        shared = int.from_bytes(x25519(secret, theirs), 'big') if len(theirs) == 32 else 0
         if not shared:
-            raise ValueError('the server sent a point of small order')
+            raise ValueError('the server sent a point of the wrong length, or of small order')
         return shared
 
 
 class KexNistp256(_KexCurve):
+    """By the app's own module ecdsa."""
     name = 'ecdh-sha2-nistp256'
 
     @staticmethod
@@ -8155,13 +8143,10 @@ class KexNistp256(_KexCurve):
     @staticmethod
     def shared(secret, theirs):
         from ecdsa import NIST256p, VerifyingKey
-        if len(theirs) != 65 or theirs[0] != 4:
-            raise ValueError('the server sent no point of the curve')
         try:
-            point = VerifyingKey.from_string(theirs[1:], NIST256p).pubkey.point      # refuses others
-        except AssertionError:      # the way ecdsa 0.13 has of saying so
+            return (VerifyingKey.from_string(theirs[1:], NIST256p).pubkey.point * secret).x()
+        except AssertionError:          # ecdsa's way of refusing what is no point of the curve
             raise ValueError('the server sent no point of the curve') from None
-        return (point * secret).x()
 
 
 # RFC 7748 and RFC 8032. A point of Ed25519 is (X, Y, Z, T) with x = X/Z, y = Y/Z, x*y = T/Z.
@@ -8169,63 +8154,60 @@ PRIME = 2 ** 255 - 19
 ORDER = 2 ** 252 + 27742317777372353535851937790883648493
 D = -121665 * pow(121666, -1, PRIME) % PRIME
 ROOT_OF_MINUS_ONE = pow(2, (PRIME - 1) // 4, PRIME)
-NEUTRAL = (0, 1, 1, 0)
+BASE = b'\x58' + 31 * b'\x66'           # y = 4/5
+LOW = (1 << 255) - 1                    # the bits of a number without its sign
+
+
+def _number(data):
+    return int.from_bytes(data, 'little')
+
+
+def _factor(secret):
+    """What 32 secret bytes multiply a point by."""
+    return _number(secret) & LOW & ~7 | 1 << 254
 
 
 def x25519(secret, point):
     """The function X25519: 32 bytes times 32 bytes."""
-    factor = int.from_bytes(secret, 'little') & ~7 & ((1 << 255) - 1) | 1 << 254
-    u = int.from_bytes(point, 'little') & ((1 << 255) - 1)
-    x2, z2, x3, z3 = 1, 0, u, 1
-    swapped = 0
-    for bit in range(254, -1, -1):
-        now = factor >> bit & 1
-        if now != swapped:
-            x2, z2, x3, z3 = x3, z3, x2, z2
-        swapped = now
+    u = _number(point) & LOW
+    near, far = (1, 0), (u, 1)          # two multiples of the point, one apart
+    for bit in f'{_factor(secret):b}':
+        (x2, z2), (x3, z3) = (near, far) if bit == '0' else (far, near)
         a, b, c, d = x2 + z2, x2 - z2, x3 + z3, x3 - z3
         aa, bb, da, cb = a * a % PRIME, b * b % PRIME, d * a % PRIME, c * b % PRIME
-        e = aa - bb
-        x3, z3 = (da + cb) ** 2 % PRIME, u * (da - cb) ** 2 % PRIME
-        x2, z2 = aa * bb % PRIME, e * (aa + 121665 * e) % PRIME
-    if swapped:
-        x2, z2 = x3, z3
-    return (x2 * pow(z2, PRIME - 2, PRIME) % PRIME).to_bytes(32, 'little')
+        double = aa * bb % PRIME, (aa - bb) * (aa + 121665 * (aa - bb)) % PRIME
+        total = (da + cb) ** 2 % PRIME, u * (da - cb) ** 2 % PRIME
+        near, far = (double, total) if bit == '0' else (total, double)
+    return (near[0] * pow(near[1], PRIME - 2, PRIME) % PRIME).to_bytes(32, 'little')
 
 
 def ed25519_public(seed):
     """The public half that belongs to a seed of 32 bytes."""
-    return _encode(_times(_ed25519_secret(seed)[0], _base()))
+    return _encode(_times(_factor(hashlib.sha512(seed).digest()[:32]), _decode(BASE)))
 
 
 def ed25519_sign(seed, message):
     """The signature, 64 bytes."""
-    secret, prefix = _ed25519_secret(seed)
-    public = _encode(_times(secret, _base()))
-    nonce = _hash(prefix, message) % ORDER
-    commitment = _encode(_times(nonce, _base()))
-    answer = (nonce + _hash(commitment, public, message) * secret) % ORDER
-    return commitment + answer.to_bytes(32, 'little')
+    digest = hashlib.sha512(seed).digest()
+    nonce = _hash(digest[32:], message) % ORDER
+    commitment = _encode(_times(nonce, _decode(BASE)))
+    answer = nonce + _hash(commitment, ed25519_public(seed), message) * _factor(digest[:32])
+    return commitment + (answer % ORDER).to_bytes(32, 'little')
 
 
 def ed25519_verify(public, message, signature):
     """Whether `signature` is by the owner of `public`."""
     point = _decode(public)
-    commitment, answer = signature[:32], int.from_bytes(signature[32:], 'little')
+    commitment, answer = signature[:32], _number(signature[32:])
     if point is None or len(signature) != 64 or answer >= ORDER:
         return False
     x, y, z, t = point
     against = _times(_hash(commitment, public, message) % ORDER, (-x, y, z, -t))
-    return _encode(_add(_times(answer, _base()), against)) == commitment
-
-
-def _ed25519_secret(seed):
-    digest = hashlib.sha512(seed).digest()
-    return int.from_bytes(digest[:32], 'little') & ~7 & ((1 << 254) - 1) | 1 << 254, digest[32:]
+    return _encode(_add(_times(answer, _decode(BASE)), against)) == commitment
 
 
 def _hash(*parts):
-    return int.from_bytes(hashlib.sha512(b''.join(parts)).digest(), 'little')
+    return _number(hashlib.sha512(b''.join(parts)).digest())
 
 
 def _add(p, q):
@@ -8238,40 +8220,30 @@ def _add(p, q):
 
 
 def _times(factor, point):
-    result = NEUTRAL
-    while factor:
-        if factor & 1:
+    result = (0, 1, 1, 0)
+    for bit in f'{factor:b}':
+        result = _add(result, result)
+        if bit == '1':
             result = _add(result, point)
-        point = _add(point, point)
-        factor >>= 1
     return result
-
-
-def _base():
-    return _decode((4 * pow(5, -1, PRIME) % PRIME).to_bytes(32, 'little'))
 
 
 def _encode(point):
     x, y, z, _ = point
     inverse = pow(z, PRIME - 2, PRIME)
-    x, y = x * inverse % PRIME, y * inverse % PRIME
-    return (y | (x & 1) << 255).to_bytes(32, 'little')
+    return (y * inverse % PRIME | (x * inverse % PRIME & 1) << 255).to_bytes(32, 'little')
 
 
 def _decode(data):
     """The point that 32 bytes stand for, or None."""
-    number = int.from_bytes(data, 'little')
-    y, odd = number & ((1 << 255) - 1), number >> 255
-    if len(data) != 32 or y >= PRIME:
-        return None
+    y, odd = _number(data) & LOW, _number(data) >> 255
     square = (y * y - 1) * pow(D * y * y + 1, PRIME - 2, PRIME) % PRIME
     x = pow(square, (PRIME + 3) // 8, PRIME)
     if x * x % PRIME != square:
         x = x * ROOT_OF_MINUS_ONE % PRIME
-    if x * x % PRIME != square or (not x and odd):
+    if len(data) != 32 or y >= PRIME or x * x % PRIME != square or (not x and odd):
         return None
-    if x & 1 != odd:
-        x = PRIME - x
+    x = x if x & 1 == odd else PRIME - x
     return x, y, 1, x * y % PRIME
 
 
