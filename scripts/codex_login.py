@@ -840,19 +840,15 @@ def _folded(label, value, width):
 # very top, where nothing overrides it; where lines for every host stood at the top, a "Host *" after the new
 # entry keeps them so.
 
-_CONFIG_HEADER = re.compile(r'[ \t]*(host|match)(?:[ \t]*=[ \t]*|[ \t]+)(.*)', re.I | re.S)
+_CONFIG_ENTRY = re.compile(r'^(?=[ \t]*(?:host|match)(?:[ \t]*=|[ \t]))', re.I | re.M)      # where one begins
 _CONFIG_WORD = re.compile(r'"([^"\r\n]*)"|([^ \t\r\n"]+)')
+_CONFIG_SETTING = r'(?m)^[^\S\n]*[^\s#].*\n?'
 
 
 def host_entries(text):
     """The names that an ssh_config text has Host entries for, in its order, without patterns."""
-    names = (pattern for line in _config_lines(text) for pattern in _host_patterns(line))
+    names = (pattern for entry in _CONFIG_ENTRY.split(text) for pattern in _host_patterns(entry))
     return list(dict.fromkeys(name for name in names if not re.search(r'[*?!]|^-|^$', name)))
-
-
-def config_has_host(text, name):
-    """Whether an ssh_config text has a Host entry for this very name."""
-    return name in host_entries(text)
 
 
 def config_with_host(text, pairing, extra_lines=()):
@@ -866,62 +862,28 @@ def config_with_host(text, pairing, extra_lines=()):
     if not all(line.isprintable() for line in extra_lines):
         raise ValueError('an extra line is not one line')
     newline = '\r\n' if '\r\n' in text else '\n'
-    rest = _config_without(_config_lines(text), pairing.name)
-    entry = [f'Host {pairing.name}']
+    for_every_host, *entries = _CONFIG_ENTRY.split(text)
+    rest = for_every_host + ''.join(_without_settings(entry) if _host_patterns(entry) == [pairing.name] else entry
+                                    for entry in entries)
     host = pairing.host.replace('%', '%%')
     user = pairing.user if _USER.fullmatch(pairing.user) else f'"{pairing.user}"'
-    for line in (f'HostName {host}', f'Port {pairing.port}', f'User {user}', *extra_lines):
-        entry.append('    ' + line)
-    if rest:
-        entry.append('')
-    if _begins_for_every_host(rest):
-        entry.append('Host *')
-    return ''.join(line + newline for line in entry) + ''.join(rest)
+    lines = [f'Host {pairing.name}', *('    ' + line for line in (
+        f'HostName {host}', f'Port {pairing.port}', f'User {user}', *extra_lines)), *([''] if rest else [])]
+    if re.search(_CONFIG_SETTING, for_every_host):
+        lines.append('Host *')
+    return ''.join(line + newline for line in lines) + rest
 
 
-def _config_lines(text):
-    return re.findall(r'[^\n]*\n|[^\n]+', text)  # splitlines() also splits where ssh does not
+def _host_patterns(entry):
+    header = re.match(r'[ \t]*host(?:[ \t]*=[ \t]*|[ \t]+)([^\n]*)', entry, re.I)
+    words = _CONFIG_WORD.finditer(header[1] if header else '')
+    return [word[1] or word[2] or '' for word in itertools.takewhile(lambda word: not word[0].startswith('#'), words)]
 
 
-def _host_patterns(line):
-    header = _CONFIG_HEADER.fullmatch(line)
-    patterns = []
-    if header and header[1].lower() == 'host':
-        for word in _CONFIG_WORD.finditer(header[2]):
-            if word[0].startswith('#'):
-                break
-            patterns.append(word[1] or word[2] or '')
-    return patterns
-
-
-def _config_without(lines, name):
-    """The lines without the entries for this name alone, each with one blank line that follows it."""
-    kept, position = [], 0
-    while position < len(lines):
-        if _host_patterns(lines[position]) != [name]:
-            kept.append(lines[position])
-            position += 1
-            continue
-        end = position = position + 1
-        while position < len(lines) and not _CONFIG_HEADER.fullmatch(lines[position]):
-            position += 1
-            if _is_setting(lines[position - 1]):
-                end = position  # comments after the last setting are the next entry's
-        position = end + (end < len(lines) and not lines[end].strip())
-    return kept
-
-
-def _begins_for_every_host(lines):
-    for line in lines:
-        if _CONFIG_HEADER.fullmatch(line):
-            return False
-        if _is_setting(line):
-            return True
-    return False
-
-
-def _is_setting(line):
-    return bool(line.strip()) and not line.lstrip().startswith('#')
+def _without_settings(entry):
+    """The comments after an entry's last setting, which are the next entry's, without one blank line before them."""
+    *_, last = re.finditer(_CONFIG_SETTING, entry)
+    return re.sub(r'\A[^\S\n]*(\n|\Z)', '', entry[last.end():])
 
 
 # == 3. What programs say ==============================================================================================
@@ -7382,7 +7344,7 @@ def add_server(pairing, device):
 def add_by_link(link, device, report):
     """Add the server of a pairing link after a person's yes; its name. Raises Problem."""
     pairing = parse_pairing_link(link)
-    known = config_has_host(read_config(config_path(device), device.ssh_folder), pairing.name)
+    known = pairing.name in host_entries(read_config(config_path(device), device.ssh_folder))
     report.show('This link adds a server:\n' + pairing_summary(pairing))
     if not device.can_agree():
         raise Problem('pairing', 'A pairing link needs a person to say yes.', 'Run it at a terminal, or in the app.')
