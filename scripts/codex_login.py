@@ -1614,13 +1614,9 @@ def write_private(path, text):
 
 
 def remove_file(path):
-    try:
+    """Take a file away, where there is one and that can be done."""
+    with contextlib.suppress(OSError):
         os.remove(path)
-    except OSError:
-        pass
-
-
-QUIT = ('q', 'quit', 'quit()')      # for terminals where Ctrl-C does not arrive; a-Shell types the last to end a Python
 
 
 def is_terminal(stream):
@@ -1629,19 +1625,76 @@ def is_terminal(stream):
 
 
 def within(limit, function, *arguments):
-    """What `function` returns within `limit` seconds, else None: it is left to itself then, as a phone ends nothing."""
-    returned = []
-    thread = threading.Thread(target=lambda: returned.append(function(*arguments)), daemon=True)
-    thread.start()
-    thread.join(limit)
-    return returned[0] if returned else None
+    """What `function` returns, or raises, within `limit` waking seconds; then None, and it is left to itself."""
+    returned = Box()
+    start(lambda: returned.put(function(*arguments)), failed=returned.close)
+    return returned.take(limit, None)
+
+
+QUIT = ('q', 'quit', 'quit()')      # for terminals where Ctrl-C does not arrive; a-Shell types the last to end a Python
+
+
+def unless_quit(answer):
+    """What a person answered. Raises KeyboardInterrupt for a word that cancels."""
+    if answer.lower() in QUIT:
+        raise KeyboardInterrupt
+    return answer
+
+
+class Keyboard:
+    """What is typed at a terminal, for one reader at a time: an open question, or a thread that hands the lines on.
+
+    `answer`, where it is set, is called with the next line: a question that nobody waits for."""
+
+    def __init__(self):
+        self._open, self._take, self._bell, self._ended, self.answer = threading.Lock(), None, None, Box(), None
+
+    @contextlib.contextmanager
+    def question(self):
+        """While a question is open, whoever asked it reads."""
+        with self._open:
+            self._stand_back()
+            try:
+                yield
+            finally:
+                self._go_on()
+
+    def hand_lines_to(self, take):
+        """From now on call `take`, from another thread, with each line that answers no question; None: with no line."""
+        self._stand_back()
+        self._take = take
+        self._go_on()
+
+    def _go_on(self):
+        if self._take:
+            heard, self._bell = os.pipe()
+            start(self._read, heard, self._take)
+
+    def _stand_back(self):
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            os.close(bell)
+            self._ended.take(5, None)
+
+    def _read(self, bell, take):
+        # Not through sys.stdin: a thread inside it would hold up the interpreter's end.
+        import select
+        pending, typed = b'', sys.stdin.fileno()
+        try:
+            while bell not in select.select([typed, bell], [], [])[0] and (data := os.read(typed, 4096)):
+                *lines, pending = (pending + data).replace(b'\r', b'\n').split(b'\n')
+                for line in lines:
+                    answer, self.answer = self.answer or take, None
+                    answer(line.decode('utf-8', 'replace').strip())
+        finally:
+            os.close(bell)
+            self._ended.put(None)
 
 
 class Device:
     """A terminal on a computer, which is also the interface of every device; the phones differ where they must.
 
-    `alone` says that there is nobody to ask. `back` ends the sentence "after signing in, …".
-    """
+    `alone` says that there is nobody to ask. `back` ends the sentence "after signing in, …"."""
     app = ''                    # the phone's app by its name, '' on a computer
     back = 'come back here'
     while_waiting = 'Ctrl-C cancels, or q and return. If the page fails, paste its address here.'
@@ -1660,8 +1713,7 @@ class Device:
         self.ssh_folder = os.path.join(self.home, '.ssh')
         self.state_folder = os.path.join(os.environ.get('XDG_STATE_HOME') or os.path.join(self.home, '.local', 'state'),
                                          'codex-login')
-        self._asking = threading.Lock()     # held while a person answers a question: the reader of lines stands back
-        self._take_answer = self._reader = None
+        self._keyboard = Keyboard()
 
     def attempt(self, function, *arguments):
         """What `function` returns, None where it fails: for what no login depends on. -v says what failed."""
@@ -1675,12 +1727,7 @@ class Device:
 
     def close(self):
         """The run is over: no line that is typed from now on is taken by it."""
-        if self._reader:
-            thread, read_end, write_end = self._reader
-            self._reader = None
-            os.close(write_end)
-            thread.join(5)
-            os.close(read_end)
+        self._keyboard.hand_lines_to(None)
 
     def can_agree(self):
         """Whether somebody is here to say yes to something new."""
@@ -1694,24 +1741,41 @@ class Device:
         except (KeyError, OSError, ImportError):
             return 'root'
 
-    # -- clipboard and browser
+    def preference(self, name, known=None):
+        """What was kept under `name`, a text; '' where nothing was, or nothing of what is `known`."""
+        try:
+            with open(os.path.join(self.state_folder, name), encoding='utf-8') as file:
+                value = file.read().strip()
+        except (OSError, UnicodeDecodeError):
+            return ''
+        return value if known is None or value in known else ''
+
+    def prefer(self, name, value):
+        """Keep a choice for the next time; where that cannot be, it is asked again."""
+        with contextlib.suppress(OSError):
+            write_private(os.path.join(self.state_folder, name), value + '\n')
+
+    def mend_key(self, path):
+        """On a phone, where a key from the Files app lies in the app's folder, readable by others: take that away."""
+        with contextlib.suppress(OSError):      # whoever reads the key says what is wrong with it
+            status = os.stat(path)
+            inside = os.path.realpath(path).startswith(os.path.realpath(self.home) + os.sep)
+            if self.app and inside and status.st_uid == os.getuid() and status.st_mode & 0o077:
+                os.chmod(path, 0o600)
+                print(f'{path} could be read by others; now only by you (0600).', file=sys.stderr)
+
+    # -- clipboard and browser: what fails raises whatever the device raises
 
     def copy(self, text):
         """Put `text` on the clipboard; whether that worked."""
-        try:
-            import pyperclip
-            pyperclip.copy(text)
-            return True
-        except Exception:       # pyperclip raises its own kinds, and OSError of the programs it starts
-            return False
+        import pyperclip
+        pyperclip.copy(text)
+        return True
 
     def paste(self):
         """The text on the clipboard, '' where there is none."""
-        try:
-            import pyperclip
-            return pyperclip.paste()
-        except Exception:
-            return ''
+        import pyperclip
+        return pyperclip.paste()
 
     def open_page(self, url, browser='default'):
         """Open `url` in the person's browser; its name, or '' where there is none."""
@@ -1719,27 +1783,8 @@ class Device:
                 os.environ.get(name) for name in ('BROWSER', 'DISPLAY', 'WAYLAND_DISPLAY', 'WSL_DISTRO_NAME')):
             return ''           # webbrowser would start a text browser in this very terminal
         import webbrowser
-        opened = []
-        opening = threading.Thread(target=lambda: opened.append(webbrowser.open(url)), daemon=True)
-        opening.start()
-        opening.join(5)         # some browsers return only when they are closed: that is open, too
-        return 'browser' if opening.is_alive() or opened == [True] else ''
-
-    def preference(self, name, known):
-        """What was chosen here for the option `name`, '' where nothing was that is `known`."""
-        try:
-            with open(os.path.join(self.state_folder, name), encoding='ascii') as file:
-                value = file.read().strip()
-        except (OSError, UnicodeDecodeError):
-            return ''
-        return value if value in known else ''
-
-    def prefer(self, name, value):
-        """Keep a choice for the next time."""
-        try:
-            write_private(os.path.join(self.state_folder, name), value + '\n')
-        except OSError:
-            pass            # then it is asked again
+        # Some browsers return only when they are closed: that is open, too.
+        return '' if within(5, webbrowser.open, url) is False else 'browser'
 
     def leaving(self, server, browser, stay_awake=False):
         """The person goes to a browser to sign in at `server`: what keeps the app awake, and brings them back."""
@@ -1747,50 +1792,34 @@ class Device:
     def returned(self):
         """The sign-in is over: nothing of `leaving` remains."""
 
-    def mend_key(self, path):
-        """On a phone, where a key from the Files app lies in the app's folder, readable by others: take that away."""
-        try:
-            status = os.stat(path)
-            inside = os.path.realpath(path).startswith(os.path.realpath(self.home) + os.sep)
-            if self.app and inside and status.st_uid == os.getuid() and status.st_mode & 0o077:
-                os.chmod(path, 0o600)
-                print(f'{path} could be read by others; now only by you (0600).', file=sys.stderr)
-        except OSError:
-            pass            # whoever reads the key says what is wrong with it
-
     def left_for_login(self):
         """What a Shortcut has left for the login that waits, once; '' where there is nothing."""
         return ''
 
-    # -- questions
+    # -- questions: each raises KeyboardInterrupt where the person cancels
 
     def ask(self, question):
-        """A line of text that a person types; '' at the end of input. Raises KeyboardInterrupt where they cancel."""
-        with self._asking:
+        """A line of text that a person types; '' at the end of input."""
+        with self._keyboard.question():
             print(question, end=' ', file=sys.stderr, flush=True)
-            return self._unless_q(sys.stdin.readline().strip())
+            return unless_quit(self._read_line().strip())
 
     @staticmethod
-    def _unless_q(answer):
-        if answer.lower() in QUIT:
-            raise KeyboardInterrupt
-        return answer
+    def _read_line():
+        return sys.stdin.readline()
 
     def choose(self, title, choices):
-        """One of `choices`, as a person picks it by its number. Raises KeyboardInterrupt where none is picked."""
+        """One of `choices`, as a person picks it by its number."""
         print(title, *(f'{number:3}  {choice}' for number, choice in enumerate(choices, 1)), sep='\n', file=sys.stderr)
-        while True:
-            answer = self.ask(f'Number (1 to {len(choices)}):')
-            if answer in map(str, range(1, len(choices) + 1)):
-                return choices[int(answer) - 1]
+        while (answer := self.ask(f'Number (1 to {len(choices)}):')) not in map(str, range(1, len(choices) + 1)):
             if not answer:
                 raise KeyboardInterrupt
+        return choices[int(answer) - 1]
 
     def fill_in(self, title, fields, typed, wrong=''):
-        """{key: text} that a person gives for {key: label}. Raises KeyboardInterrupt where they cancel.
+        """{key: text} that a person gives for {key: label}.
 
-        `typed` is what they gave before, of which `wrong` says what to correct; it stays where they give nothing.
-        """
+        `typed` is what they gave before, of which `wrong` says what to correct; it stays where they give nothing."""
         print(wrong or title, file=sys.stderr)
         return {key: self.ask(f'{label} [{typed[key]}]:' if typed.get(key) else f'{label}:') or typed.get(key, '')
                 for key, label in fields.items()}
@@ -1806,12 +1835,19 @@ class Device:
         """Whether a person says yes to what may as well be left; None where nobody can be asked."""
         return self.attempt(self.confirm, question) if self.can_agree() else None
 
+    def offer(self, question, accept, decline):
+        """Ask yes or no while lines are handed on; one of the two functions is called, maybe in another thread."""
+        if self.alone:
+            return decline()
+        self._keyboard.answer = lambda line: accept() if line.lower() in ('yes', 'y') else decline()
+        print(f'{question} (yes/no)?', end=' ', file=sys.stderr, flush=True)
+
     def secret(self, prompt):
         """A password or the like, not shown while it is typed."""
         import getpass
-        with self._asking:
+        with self._keyboard.question():
             try:
-                return self._unless_q(getpass.getpass(prompt + ' '))
+                return unless_quit(getpass.getpass(prompt + ' '))
             except EOFError:
                 raise KeyboardInterrupt from None
 
@@ -1823,41 +1859,10 @@ class Device:
 
     def typed_lines(self, take):
         """Hand every line that a person types, and that answers no question, to `take`, from a thread of its own."""
-        if self.alone:
-            return
-        read_end, write_end = os.pipe()         # closed at this end of it, the thread ends
+        if not self.alone:
+            self._keyboard.hand_lines_to(take)
 
-        def read():
-            # Not through sys.stdin: a thread inside it would hold up the interpreter's end.
-            import select
-            pending, typed = b'', sys.stdin.fileno()
-            while read_end not in select.select([typed, read_end], [], [])[0]:
-                if not self._asking.acquire(blocking=False):
-                    time.sleep(0.1)     # what was typed answers a question
-                    continue
-                try:
-                    if not select.select([typed], [], [], 0)[0]:
-                        continue        # the question that was open until now has taken it
-                    data = os.read(typed, 4096)
-                finally:
-                    self._asking.release()
-                if not data:
-                    return
-                *lines, pending = (pending + data).replace(b'\r', b'\n').split(b'\n')
-                for line in lines:
-                    answer, self._take_answer = self._take_answer or take, None
-                    answer(line.decode('utf-8', 'replace').strip())
-        thread = threading.Thread(target=read, daemon=True)
-        self._reader = thread, read_end, write_end
-        thread.start()
-
-    def offer(self, question, accept, decline):
-        """Ask yes or no while lines are being taken; calls one of the two functions, maybe in another thread."""
-        if self.alone:
-            return decline()
-        self._take_answer = lambda line: accept() if line.lower() in ('yes', 'y') else decline()
-        print(f'{question} (yes/no)?', end=' ', file=sys.stderr, flush=True)
-
+    # -- about itself
 
     def about(self):
         """The app and its version, as far as it says."""
@@ -1870,15 +1875,13 @@ class Device:
     def finished(self, outcome, status, events):
         """The script has ended: tell whoever started it, where standard output does not.
 
-        `outcome` is the line that says how, or with `events` the last event.
-        """
+        `outcome` is the line that says how, or with `events` the last event."""
 
 
 def objc(receiver, selector, *words):
     """Send a message of Objective-C to an object or, by its name, a class. Arguments and result are a machine word each.
 
-    Raises OSError where there is no such class, AttributeError where there is no Objective-C.
-    """
+    Raises OSError where there is no such class, AttributeError where there is no Objective-C."""
     from ctypes import CDLL, c_void_p
     # By index, a library gives a new handle each time: the types are nobody else's.
     find, register, send = (CDLL(None)[name] for name in ('objc_getClass', 'sel_registerName', 'objc_msgSend'))
@@ -1899,8 +1902,7 @@ class Phone(Device):
         self.home = os.path.join(self.home, 'Documents')        # the only folder that can be written to
         self.ssh_folder = os.path.join(self.home, '.ssh')
         self.state_folder = os.path.join(self.home, '.codex-login')
-        self._tasks = []        # the background task; who takes it from here ends it
-        self._timer = None
+        self._back = None       # rung when the person is back, if iOS was asked for time
 
     def user(self):
         return ''
@@ -1913,29 +1915,27 @@ class Phone(Device):
         task = self._begin_task()
         if task in (None, 0, 2 ** 63 - 1):
             raise OSError('iOS gives no background time')
-        self._tasks.append(task)
-        self._timer = threading.Timer(self.GRACE, self._end_grace)
-        self._timer.daemon = True
-        self._timer.start()
+        self._back = Box()
+        start(self._hold, task, self._back)
+
+    def _hold(self, task, back):
+        back.take(self.GRACE, None)
+        self.attempt(self._end_task, task)
 
     def _end_grace(self):
-        if self._timer:
-            self._timer.cancel()
-        with contextlib.suppress(IndexError):       # the timer was first
-            self.attempt(self._end_task, self._tasks.pop())
+        back, self._back = self._back, None
+        if back is not None:
+            back.put(None)
+
+    returned = _end_grace
 
     def trials(self):
         return [('background', self._try_grace)]
 
     def _try_grace(self):
-        try:
-            self._take_grace()
-            return 'time is granted'
-        finally:
-            self._end_grace()
-
-    def returned(self):
+        self._take_grace()
         self._end_grace()
+        return 'time is granted'
 
 
 class AShell(Phone):
@@ -1960,8 +1960,8 @@ class AShell(Phone):
     def _run(self, *command, text=None, limit=10):
         """What a command prints, None where it fails. It is never killed: here that would end the whole app."""
         import subprocess
-        done = within(limit, self.attempt, lambda: subprocess.run(
-            command, input=text, stdout=subprocess.PIPE, encoding='utf-8'))
+        run = lambda: subprocess.run(command, input=text, stdout=subprocess.PIPE, encoding='utf-8')
+        done = self.attempt(within, limit, run)
         return done.stdout if done and done.returncode == 0 else None
 
     def copy(self, text):
@@ -2026,25 +2026,20 @@ class AShell(Phone):
 
     # -- questions
 
-    def ask(self, question):
-        with self._asking:
-            print(question, end=' ', file=sys.stderr, flush=True)
-            return self._unless_q(self._read_keys().strip())
-
     def secret(self, prompt):
         import ctypes
         import termios
-        with self._asking:
+        with self._keyboard.question():
             termios.tcgetattr(sys.stdin.fileno())       # makes the terminal interactive: no echo, and each key at once
             try:
                 print(prompt, end=' ', file=sys.stderr, flush=True)
-                return self._unless_q(self._read_keys())
+                return unless_quit(self._read_line())
             finally:
                 self.attempt(ctypes.CDLL(None).ios_stopInteractive)
                 print(file=sys.stderr, flush=True)
 
     @staticmethod
-    def _read_keys():
+    def _read_line():
         """What a person types up to Return, which is another key in an interactive terminal than in the usual one."""
         typed = bytearray()
         while (key := os.read(sys.stdin.fileno(), 1)) not in (b'\r', b'\n'):
@@ -2073,6 +2068,13 @@ class AShell(Phone):
             print(f'Exit status: {status}', flush=True)
 
 
+class Modules:
+    """The app's own modules, as attributes: each is imported where it is first used."""
+
+    def __getattr__(self, name):
+        return __import__(name)
+
+
 class Pythonista(Phone):
     """Pythonista: dialogs instead of a terminal, and the app's own modules."""
     app = 'Pythonista'
@@ -2083,23 +2085,17 @@ class Pythonista(Phone):
     in_app_browser = True
     takes_links = True
     has_ssh_keygen = False
-    KEYCHAIN = 'codex_login'
-    REMINDER = 'codex_login'        # the identifier of a notification: the next one takes its place
+    modules = Modules()
+    NAME = 'codex_login'            # of dialogs, in the keychain, and of the reminder: the next one takes its place
 
     def __init__(self, alone=False):
         super().__init__(alone)
         self.alone = alone
-        self.unattended = bool(self.attempt(self._in_shortcut))
+        self.unattended = bool(self.attempt(lambda: self.modules.shortcuts.is_running_shortcut()))
         self._sheet = None
 
     def can_agree(self):
-        import appex
-        return super().can_agree() and not appex.is_running_extension()
-
-    @staticmethod
-    def _in_shortcut():
-        import shortcuts
-        return shortcuts.is_running_shortcut()
+        return super().can_agree() and not self.modules.appex.is_running_extension()
 
     @staticmethod
     def on_main(function, *arguments):
@@ -2123,27 +2119,19 @@ class Pythonista(Phone):
         return True
 
     def _copy(self, text):
-        import clipboard
-        try:
-            self._copy_here(text)
-            # To look is safe where the text is this app's own: for another app's, iOS would ask the person.
-            here = clipboard.get() == text
-        except Exception:       # objc_util ends in whatever the bridge raises
-            here = False
-        if not here:
-            clipboard.set(text)
+        if self.attempt(self._copy_here, text) != text:
+            self.modules.clipboard.set(text)
 
-    @staticmethod
-    def _copy_here(text):
+    def _copy_here(self, text):
         """Copy for this device only: not for the person's others, which share the usual clipboard (UIPasteboard)."""
         from objc_util import ObjCClass, ObjCInstance, c, c_void_p, ns
         local_only = ObjCInstance(c_void_p.in_dll(c, 'UIPasteboardOptionLocalOnly'))
         ObjCClass('UIPasteboard').generalPasteboard().setItems_options_(
             ns([{'public.utf8-plain-text': text}]), ns({local_only: True}))
+        return self.modules.clipboard.get()     # to look is safe: for another app's text, iOS would ask the person
 
     def paste(self):
-        import clipboard
-        return self.on_main(clipboard.get) or ''
+        return self.on_main(self.modules.clipboard.get) or ''
 
     def open_page(self, url, browser='default'):
         if browser == 'in-app':
@@ -2154,24 +2142,22 @@ class Pythonista(Phone):
                 print(f'The in-app browser did not open ({error}); Safari does.', file=sys.stderr)
                 self.attempt(self._remind)
         try:
-            self.on_main(self._open, url)
+            self.on_main(lambda: self._application().openURL_options_completionHandler_(
+                self.modules.objc_util.nsurl(url), {}, None))
             return 'Safari'
         except Exception:
-            import webbrowser
             # Plain https:// would open a tab of the app's own, without the person's passwords.
-            self.on_main(webbrowser.open, 'safari-' + url if url.startswith('https') else url)
+            self.on_main(self.modules.webbrowser.open, 'safari-' + url if url.startswith('https') else url)
             return ''           # it says of nothing whether it was opened
 
-    @staticmethod
-    def _open(url):
-        from objc_util import UIApplication, nsurl
-        UIApplication.sharedApplication().openURL_options_completionHandler_(nsurl(url), {}, None)
+    def _application(self):
+        return self.modules.objc_util.UIApplication.sharedApplication()
 
     def _present(self, url):
-        from objc_util import ObjCClass, UIApplication, load_framework, nsurl
+        from objc_util import ObjCClass, load_framework, nsurl
         load_framework('SafariServices')
         sheet = ObjCClass('SFSafariViewController').alloc().initWithURL_(nsurl(url))
-        top = UIApplication.sharedApplication().keyWindow().rootViewController()
+        top = self._application().keyWindow().rootViewController()
         while top.presentedViewController():
             top = top.presentedViewController()
         top.presentViewController_animated_completion_(sheet, True, None)
@@ -2189,27 +2175,22 @@ class Pythonista(Phone):
             self.attempt(self._remind)
 
     def _begin_task(self):
-        from objc_util import UIApplication
-        return self.on_main(lambda: UIApplication.sharedApplication().beginBackgroundTaskWithExpirationHandler_(None))
+        return self.on_main(lambda: self._application().beginBackgroundTaskWithExpirationHandler_(None))
 
     def _end_task(self, task):
-        from objc_util import UIApplication
-        self.on_main(lambda: UIApplication.sharedApplication().endBackgroundTask_(task))
+        self.on_main(lambda: self._application().endBackgroundTask_(task))
 
     def _keep_screen_on(self, on):
-        import console
-        self.on_main(console.set_idle_timer_disabled, on)
+        self.on_main(self.modules.console.set_idle_timer_disabled, on)
 
     def _remind(self):
-        import notification
-        if notification.schedule(f'Signed in at {self._server}? Tap to finish.', 20, action_url='pythonista3://',
-                                 identifier=self.REMINDER) is None:
+        if self.modules.notification.schedule(f'Signed in at {self._server}? Tap to finish.', 20,
+                                              action_url='pythonista3://', identifier=self.NAME) is None:
             raise OSError('notifications are not allowed')
 
     def _unremind(self):
-        import notification
-        notification.cancel(self.REMINDER)
-        notification.remove_delivered(self.REMINDER)
+        self.modules.notification.cancel(self.NAME)
+        self.modules.notification.remove_delivered(self.NAME)
 
     def returned(self):
         super().returned()
@@ -2221,50 +2202,41 @@ class Pythonista(Phone):
     def _asked(self, dialog, *arguments, **options):
         """What a dialog gives. Raises Problem where the app can show none, as for a Shortcut that runs in its extension."""
         try:
-            return dialog(*arguments, **options)
+            answer = dialog(*arguments, **options)
         except Exception as error:
             self.alone = True
             raise Problem('setup', f'Nobody can be asked here ({error}).',
                           'Run the script in the app once, or have the Shortcut run it there.') from None
+        if answer is None:
+            raise KeyboardInterrupt
+        return answer
 
     def ask(self, question):
-        import console
-        return self._asked(console.input_alert, 'codex_login', question).strip()
+        return self._asked(self.modules.console.input_alert, self.NAME, question).strip()
 
     def choose(self, title, choices):
-        import dialogs
-        choice = self._asked(dialogs.list_dialog, title, choices)
-        if choice is None:
-            raise KeyboardInterrupt
-        return choice
+        return self._asked(self.modules.dialogs.list_dialog, title, choices)
 
     def fill_in(self, title, fields, typed, wrong=''):
-        import dialogs
-        filled = self._asked(dialogs.form_dialog, title, sections=[(wrong, [
+        filled = self._asked(self.modules.dialogs.form_dialog, title, sections=[(wrong, [
             {'type': 'text', 'key': key, 'title': label, 'value': typed.get(key, ''), 'autocorrection': False,
              'autocapitalization': 0} for key, label in fields.items()])])
-        if filled is None:
-            raise KeyboardInterrupt
         return {key: text.strip() for key, text in filled.items()}
 
     def confirm(self, question):
-        import console
-        return self._asked(console.alert, 'codex_login', question, 'Yes', 'No', hide_cancel_button=True) == 1
+        return self._asked(self.modules.console.alert, self.NAME, question, 'Yes', 'No', hide_cancel_button=True) == 1
 
     def secret(self, prompt):
-        import console
-        return self._asked(console.password_alert, 'codex_login', prompt)
+        return self._asked(self.modules.console.password_alert, self.NAME, prompt)
 
     def kept_secret(self, server):
-        import keychain
-        return self.attempt(keychain.get_password, self.KEYCHAIN, server)
+        return self.attempt(self.modules.keychain.get_password, self.NAME, server)
 
     def keep_secret(self, server, secret):
-        import keychain
         if secret is None:
-            self.attempt(keychain.delete_password, self.KEYCHAIN, server)
+            self.attempt(self.modules.keychain.delete_password, self.NAME, server)
         else:
-            self.attempt(keychain.set_password, self.KEYCHAIN, server, secret)
+            self.attempt(self.modules.keychain.set_password, self.NAME, server, secret)
 
     def typed_lines(self, take):
         pass                    # there is no terminal; the app's own stop button cancels
@@ -2277,11 +2249,10 @@ class Pythonista(Phone):
                 ('sheet', self._try_sheet), ('crash', self._last_crash)]
 
     def _try_keychain(self):
-        import keychain
-        secret = os.urandom(8).hex()
-        keychain.set_password(self.KEYCHAIN, 'check', secret)
-        kept = keychain.get_password(self.KEYCHAIN, 'check') == secret
-        keychain.delete_password(self.KEYCHAIN, 'check')
+        keychain, secret = self.modules.keychain, os.urandom(8).hex()
+        keychain.set_password(self.NAME, 'check', secret)
+        kept = keychain.get_password(self.NAME, 'check') == secret
+        keychain.delete_password(self.NAME, 'check')
         return kept
 
     def _try_reminder(self):
@@ -2294,7 +2265,7 @@ class Pythonista(Phone):
         if self.alone or self.unattended:
             return 'nobody to look at it'
         self.on_main(self._present, 'https://example.com/')
-        time.sleep(1)
+        Box().take(1.0, None)
         self._dismiss()
         return 'shown and taken away'
 
@@ -2314,11 +2285,9 @@ class Pythonista(Phone):
         return f'{self.app}; it does not say its version'
 
     def finished(self, outcome, status, events):
-        import console
-        import shortcuts
-        self.attempt(shortcuts.set_output_text, outcome)    # whether a Shortcut waits is not always known
+        self.attempt(self.modules.shortcuts.set_output_text, outcome)       # whether a Shortcut waits is not always known
         if outcome and not self.unattended:
-            console.hud_alert(outcome[:60], 'success' if status == 0 else 'error', 2)
+            self.modules.console.hud_alert(outcome[:60], 'success' if status == 0 else 'error', 2)
 
 
 def device_class():
@@ -2328,11 +2297,6 @@ def device_class():
     if os.environ.get('TERM_PROGRAM') == 'a-Shell' or os.environ.get('APPNAME', '').startswith('a-Shell'):
         return AShell
     return Device
-
-
-def this_device(alone=False):
-    """The Device that this process runs on."""
-    return device_class()(alone)
 
 
 # == 5. Reports ========================================================================================================
@@ -2349,34 +2313,38 @@ def put_line(text, stream):
 
 
 class TextReport:
-    """What happens, for a person: what is needed to stdout, the rest to stderr."""
-
+    """What happens, for a person: what is needed to stdout, the rest to stderr. `outcome` is the line that says the end."""
     events = False
+    PROGRESS = {'connecting': 'Connecting to {host} …', 'suspended': 'This app was asleep for {seconds} s.',
+                'reconnected': 'Connected again.'}
 
     def __init__(self, quiet=False):
-        self.quiet = quiet
-        self.outcome = ''       # the line that says how it ended
+        self.quiet, self.outcome = quiet, ''
 
     def tell(self, event, **fields):
-        say = getattr(self, '_' + event.replace('-', '_'), None)
-        if say:
-            say(**{key: harmless_lines(value) for key, value in fields.items()})
+        """Say one of the events that README lists, with its fields; one that only programs need is passed over."""
+        fields = {key: harmless_lines(value) for key, value in fields.items()}
+        if event in self.PROGRESS:
+            self.note(self.PROGRESS[event].format(**fields))
+        elif say := getattr(self, '_' + event.replace('-', '_'), None):
+            say(**fields)
 
     def note(self, text):
         """A line about progress."""
         if not self.quiet:
             put_line(text, sys.stderr)
 
-    def close(self):
-        """The run is over."""
-
-    def show(self, text):
-        """A line that a person needs."""
-        put_line(text, sys.stdout)
+    def show(self, *lines):
+        """What a person needs."""
+        for line in lines:
+            put_line(line, sys.stdout)
 
     def warn(self, text):
         """A line about something that went wrong, while the rest goes on."""
         put_line(text, sys.stderr)
+
+    def close(self):
+        """The run is over."""
 
     def _listening(self, mode, bind, port):
         # Both loopback addresses have the port; one line is enough for a person.
@@ -2384,30 +2352,17 @@ class TextReport:
             name = {'127.0.0.1': 'localhost', '0.0.0.0': '*', '': '*'}.get(bind, bind)
             self.note(f'-{mode} {"[" + name + "]" if ":" in name else name}:{port} is open.')
 
-    def _connecting(self, host, port):
-        self.note(f'Connecting to {host} …')
-
     def _output(self, text):
         self.show(text)
 
     def _sign_in(self, url, port):
-        self.show('Sign in at this address:' if port else 'The program wants this page opened:')
-        self.show(url)
+        self.show('Sign in at this address:' if port else 'The program wants this page opened:', url)
 
     def _device_code(self, url, code):
-        self.show('Enter this one-time code:')
-        self.show(code)
-        self.show('on this page:')
-        self.show(url)
+        self.show('Enter this one-time code:', code, 'on this page:', url)
 
     def _callback(self, delivered):
         self.note('Redirect delivered.' if delivered else 'The redirect could not be delivered.')
-
-    def _suspended(self, seconds):
-        self.note(f'This app was asleep for {seconds} s.')
-
-    def _reconnected(self):
-        self.note('Connected again.')
 
     def _signed_in(self, text):
         self.outcome = f'Signed in: {text}'
@@ -2416,16 +2371,15 @@ class TextReport:
     def _error(self, kind, message, hint):
         self.outcome = message
         # Further lines of a message may be a program's words: they stand back, and pass for none of this script's own.
-        put_line('\n'.join(filter(None, (message.replace('\n', '\n  '), hint))), sys.stderr)
+        self.warn('\n'.join(filter(None, (message.replace('\n', '\n  '), hint))))
 
 
 class JsonReport:
-    """What happens, for a program: JSON lines on what was stdout, and nothing else there."""
+    """What happens, for a program: JSON lines on what was stdout, nothing else there. `outcome` is the last of them."""
+    events = True
 
     def __init__(self):
-        self._stream = sys.stdout
-        self._lock = threading.Lock()
-        self.outcome = ''       # the last event
+        self._stream, self._lock, self.outcome = sys.stdout, threading.Lock(), ''
         try:
             self._descriptor, elsewhere = sys.stdout.fileno(), sys.stderr.fileno()
         except (AttributeError, OSError):
@@ -2445,19 +2399,20 @@ class JsonReport:
                 self._stream.close()
 
     def tell(self, event, **fields):
+        """Write an event with its fields as a line of JSON."""
         import json
         with self._lock:
             self.outcome = json.dumps({'event': event, **{key: harmless_lines(value) for key, value in fields.items()}})
             put_line(self.outcome, self._stream)
 
-    events = True
-
     def note(self, text):
-        pass
+        """A line for people only."""
 
-    show = note
+    def show(self, *lines):
+        """Such lines, too."""
 
     def warn(self, text):
+        """Diagnostics go to stderr, as everywhere."""
         put_line(text, sys.stderr)
 
 
@@ -6780,7 +6735,7 @@ class Login:
         return 'finding'
 
     def _go_on(self, _):
-        if (self._options.fresh or self._options.again) and not self._redirect:
+        if self._options.again and not self._redirect:
             self._leave('stop')
             self._forget()
             return self._begin(again=True)
@@ -7322,6 +7277,11 @@ def qr_code(text):
 # == 13. Setting up ====================================================================================================
 # Servers and keys of this device: what is written into its ssh folder, and only after a person said yes.
 
+def known_servers(device):
+    """The names that the ssh configuration of this device has."""
+    return host_entries(read_config(config_path(device), device.ssh_folder))
+
+
 def add_server(pairing, device):
     """Write a server into the ssh configuration, in place of an entry of that name only."""
     path = config_path(device)
@@ -7344,7 +7304,7 @@ def add_server(pairing, device):
 def add_by_link(link, device, report):
     """Add the server of a pairing link after a person's yes; its name. Raises Problem."""
     pairing = parse_pairing_link(link)
-    known = pairing.name in host_entries(read_config(config_path(device), device.ssh_folder))
+    known = pairing.name in known_servers(device)
     report.show('This link adds a server:\n' + pairing_summary(pairing))
     if not device.can_agree():
         raise Problem('pairing', 'A pairing link needs a person to say yes.', 'Run it at a terminal, or in the app.')
@@ -7388,10 +7348,7 @@ def make_key(path):
 
 
 def install_key(settings, jumps, path, device, report):
-    """Make a key for this device and have the server accept it; says so only after a login by that key.
-
-    Raises Problem.
-    """
+    """Make a key for this device and have the server accept it, which is said after a login by it. Raises Problem."""
     public = make_key(path)
     link = Link(settings, device, report.tell, jumps)
     try:
@@ -7426,12 +7383,20 @@ CHECK_WIDTH, CHECK_LIMIT, ASLEEP = 40, 120.0, 3.0       # columns; seconds away 
 
 
 def check(device, report):
-    """Try this device out; the exit status. What fails is said in its row."""
+    """Try this device out, and show a table of what works; the exit status. What fails is said in its row."""
+    import textwrap
+    trials = [
+        ('codex_login', lambda: __version__), ('app', device.about),
+        ('system', lambda: f'{os.uname().sysname} {os.uname().machine} ' + re.match('[0-9.]*', os.uname().release)[0]),
+        ('Python', lambda: f'{sys.version.split()[0]} {sys.platform}'), ('paramiko', lambda: load_paramiko().__version__),
+        ('kex', _offered), ('clipboard', lambda: _try_clipboard(device)),
+        ('127.0.0.1', lambda: _try_loopback('127.0.0.1')), ('::1', lambda: _try_loopback('::1')),
+        ('.ssh', lambda: _try_folder(device.ssh_folder)), ('state', lambda: _try_folder(device.state_folder)),
+        *device.trials(), ('dialogs', lambda: _leave_if_asked(device, trials))]
     lines = []
-
-    def row(name, function, *arguments):
+    for name, trial in trials:          # the last one adds rows
         try:
-            said = function(*arguments)
+            said = trial()
         except KeyboardInterrupt:
             said = 'cancelled'
         except Exception as error:      # whatever it is: it is what the table is for
@@ -7439,40 +7404,19 @@ def check(device, report):
         said = {True: 'yes', False: 'no', None: 'no'}.get(said, said)
         for private, shown in ((device.home, '~'), (socket.gethostname(), 'HOST')):
             said = said.replace(private, shown) if len(private) > 3 else said
-        import textwrap
-        lines.extend(textwrap.wrap(harmless(said), CHECK_WIDTH, initial_indent=f'{name:11} ', subsequent_indent=12 * ' ',
-                                   break_on_hyphens=False))
-
-    row('codex_login', lambda: __version__)
-    row('app', device.about)
-    row('system', lambda: f'{os.uname().sysname} {os.uname().machine} ' + re.match('[0-9.]*', os.uname().release)[0])
-    row('Python', lambda: f'{sys.version.split()[0]} {sys.platform}')
-    row('paramiko', lambda: load_paramiko().__version__)
-    for name in ('kex', 'key_types', 'ciphers'):
-        row(name, _offered, name)
-    row('clipboard', _try_clipboard, device)
-    for address in ('127.0.0.1', '::1'):
-        row(address, _try_loopback, address)
-    row('.ssh', _try_folder, device.ssh_folder)
-    row('state', _try_folder, device.state_folder)
-    for name, trial in device.trials():
-        row(name, trial)
-    seen = []
-    row('dialogs', _leave_if_asked, device, seen)
-    for name, said in seen:
-        row(name, lambda: said)
+        lines += textwrap.wrap(harmless(said), CHECK_WIDTH, initial_indent=f'{name:11} ', subsequent_indent=12 * ' ',
+                               break_on_hyphens=False)
     for line in lines:
         report.tell('output', text=line)
-    with contextlib.suppress(Exception):        # it is on the screen as well
-        if device.copy('\n'.join(lines)):
-            report.note('The table is copied. Please post it where you got this script.')
+    if device.attempt(device.copy, '\n'.join(lines)):
+        report.note('The table is copied. Please post it where you got this script.')
     return 0
 
 
-def _offered(kind):
+def _offered():
     door, = listen('127.0.0.1', 0)
     with door, socket.create_connection(door.getsockname(), 5) as sock:
-        names = getattr(new_transport(sock).get_security_options(), kind)
+        names = new_transport(sock).get_security_options().kex
     return ', '.join(dict.fromkeys(name.partition('@')[0].replace('diffie-hellman', 'dh') for name in names))
 
 
@@ -7498,11 +7442,11 @@ def _try_folder(folder):
             os.rmdir(folder)            # where it was not there before
 
 
-def _leave_if_asked(device, seen):
-    if device.alone or device.unattended:
+def _leave_if_asked(device, trials):
+    if not device.can_agree():
         return 'nobody to ask'
     if device.confirm('Open a page in your browser, and see what becomes of this app meanwhile'):
-        seen.extend(_go_away(device))
+        trials += [(name, lambda said=said: said) for name, said in _go_away(device)]
     return 'yes'
 
 
@@ -7556,11 +7500,8 @@ NEW_SERVER, FINISH, OTHER_PROGRAM = 'New server…', 'Finish a login…', 'Anoth
 
 def choose_from_menu(device, sessions):
     """The words of a command line, as a person picks them: a server of the configuration, or something else."""
-    names = host_entries(read_config(config_path(device), device.ssh_folder))
-    last = last_server(device)
-    names.sort(key=lambda name: name != last)
-    if last and last not in names:
-        names.insert(0, last)
+    last = device.preference('last')
+    names = [*filter(None, [last]), *(name for name in known_servers(device) if name != last)]
     waiting = [FINISH] if sessions.all() else []
     tunnels = {f'Tunnels of {name}': name for name in names if has_forwards(name, device)}
     choice = device.choose('Sign in at', [*names, *waiting, *tunnels, NEW_SERVER, *([OTHER_PROGRAM] if names else [])])
@@ -7610,25 +7551,11 @@ def typed_server(given, local_user):
                    parse_port(given['port'], 'Port') if given['port'] else port or 22, user, ())
 
 
-def last_server(device):
-    try:
-        with open(os.path.join(device.state_folder, 'last'), encoding='utf-8') as file:
-            return file.read().strip()
-    except (OSError, UnicodeDecodeError):
-        return ''
-
-
-def remember_server(destination, device):
-    try:
-        write_private(os.path.join(device.state_folder, 'last'), destination + '\n')
-    except OSError:
-        pass            # only the menu's order depends on it
-
-
 # == 14. Command line ==================================================================================================
 # Arguments, events, exit status.
 
 def make_parser():
+    """The options of a command line; `words` is what follows them. A wrong one is a Problem('usage')."""
     import argparse
 
     class Parser(argparse.ArgumentParser):
@@ -7646,23 +7573,22 @@ def make_parser():
     add('-F', metavar='FILE', dest='config', help="ssh configuration; 'none' for none")
     add('-o', metavar='KEY=VALUE', dest='settings', action='append', default=[], help='an option as in ssh_config(5)')
     add('-J', metavar='HOST[,HOST]', dest='jump', help='connect through these servers')
-    add('-L', metavar='[BIND:]PORT:HOST:HOSTPORT', dest='local', action='append', default=[],
-        help='forward a port of this device to what the server reaches')
-    add('-R', metavar='[BIND:]PORT[:HOST:HOSTPORT]', dest='remote', action='append', default=[],
-        help='forward a port of the server to what this device reaches (without HOST: SOCKS)')
-    add('-D', metavar='[BIND:]PORT', dest='dynamic', action='append', default=[],
-        help='a SOCKS proxy on this device, going out at the server')
+    for mode, metavar, what in (
+            ('L', '[BIND:]PORT:HOST:HOSTPORT', 'forward a port of this device to what the server reaches'),
+            ('R', '[BIND:]PORT[:HOST:HOSTPORT]', 'forward a port of the server to what this device reaches (or SOCKS)'),
+            ('D', '[BIND:]PORT', 'a SOCKS proxy on this device, going out at the server')):
+        add(f'-{mode}', metavar=metavar, dest='forwards', action='append', default=[], help=what,
+            type=lambda text, mode=mode: (mode, text))
     add('-N', dest='only_forwards', action='store_true', help='no command: forwards only, until interrupted')
     add('-v', dest='verbose', action='store_true', help="show the program's lines and the log of the connection")
     add('-q', dest='quiet', action='store_true', help='no lines about progress')
     add('--device-auth', action='store_true', help='sign in with a one-time code instead of a redirect')
     add('--finish', nargs='?', const='', metavar='ADDRESS',
         help='deliver a redirect that the browser could not, from the clipboard where none is given')
-    add('--fresh', action='store_true', help='end a login under way instead of going on with it')
     add('--new-key', action='store_true', help='make a key for this device and have the server accept it')
     add('--add', metavar='LINK', help='add the server of a pairing link (pair_phone.py makes one)')
     add('--yes', action='store_true', help='install what is missing without asking (a-Shell)')
-    add('--again', action='store_true', help='sign in anew where codex is signed in already')
+    add('--again', action='store_true', help='sign in anew where codex is signed in already, or a login is under way')
     add('--check', action='store_true', help='try out this device: a table to be copied into a report')
     add('--browser', choices=('default', 'in-app', 'none'), help='where the sign-in page is opened')
     add('--stay-awake', action=argparse.BooleanOptionalAction, help='play silence while you sign in, so that a-Shell is not '
@@ -7671,32 +7597,27 @@ def make_parser():
     add('--json', action='store_true', help='events as JSON lines on standard output')
     add('--timeout', metavar='SECONDS', default='900', help='give up after so long (default %(default)s)')
     add('--version', action='version', version=f'codex_login {__version__}')
-    add('destination', nargs='?', metavar='[user@]host[:port]', help='the server')
-    add('command', nargs=argparse.REMAINDER, metavar='command', help='what to run there (default: codex login)')
+    add('words', nargs=argparse.REMAINDER, metavar='[user@]host[:port] [command …]',
+        help='the server, and what to run there (default: codex login)')
     return parser
-
-
-def parse_plainly(parser, words, options=None):
-    """Parse `words` up to the command's first one as plain_word reads them; the others are the server's to read."""
-    import copy
-    # The second time, the command's first word stands in the destination's place.
-    own = len(words) - len(parser.parse_args(words, copy.copy(options)).command) + (options is None)
-    return parser.parse_args([*map(plain_word, words[:own]), *words[own:]], options)
 
 
 def split_words(words):
     """What stands on a command line, as argparse's namespace; options may follow the destination, as with ssh.
 
-    Raises Problem('usage'), and SystemExit after --help and --version.
-    """
+    Raises Problem('usage'), and SystemExit after --help and --version."""
+    import copy
     parser = make_parser()
-    options = parse_plainly(parser, words)
-    if options.command and options.command[0].startswith('-'):
-        destination, rest = options.destination, options.command
-        options.destination, options.command = None, []
-        options = parse_plainly(parser, rest, options)  # its first word that is no option is the command's
-        options.command = [options.destination, *options.command] if options.destination else []
-        options.destination = destination
+
+    def take_options(words, options=None):
+        rest = parser.parse_args(words, copy.copy(options)).words
+        options = parser.parse_args([*map(plain_word, words[:len(words) - len(rest)])], options)
+        rest = rest[1:] if rest[:1] == ['--'] else rest
+        return options, [*map(plain_word, rest[:1]), *rest[1:]]     # the others are the server's to read
+
+    options, rest = take_options(words)
+    options, command = take_options(rest[1:], options)
+    options.destination, options.command = rest[0] if rest else None, command
     return options
 
 
@@ -7706,21 +7627,16 @@ def read_arguments(words):
     if not re.fullmatch('[0-9]{1,6}', options.timeout) or not int(options.timeout):
         raise usage_problem(f'--timeout is no number of seconds: {options.timeout!r}', 'From 1 to 999999.')
     options.timeout = int(options.timeout)
-    overrides = [absolute_paths(*parse_option(text)) for text in options.settings]
-    overrides += [absolute_paths('identityfile', path) for path in options.identities]
     if options.port is not None:
-        overrides.insert(0, ('port', str(parse_port(options.port, '-p'))))
-    if options.user is not None:
-        overrides.insert(0, ('user', options.user))
-    if options.jump is not None:
-        overrides.insert(0, ('proxyjump', options.jump))
-    options.overrides = overrides
-    options.forwards = [parse_forward(mode, text) for mode, texts in
-                        (('L', options.local), ('R', options.remote), ('D', options.dynamic)) for text in texts]
+        options.port = str(parse_port(options.port, '-p'))
+    named = ('proxyjump', options.jump), ('user', options.user), ('port', options.port)
+    options.overrides = [*((key, value) for key, value in named if value is not None),
+                         *(absolute_paths(*parse_option(text)) for text in options.settings),
+                         *(absolute_paths('identityfile', path) for path in options.identities)]
+    options.forwards = [parse_forward(mode, text) for mode, text in options.forwards]
     if options.only_forwards and options.command:
         raise usage_problem('-N runs no command.', 'Leave out -N, or the command.')
-    if options.destination is None and options.finish is None and options.add is None \
-            and not options.check:
+    if options.destination is None and options.finish is None and options.add is None and not options.check:
         raise usage_problem('No server is named.', 'Write codex_login.py [user@]host; --help shows more.')
     if options.destination:
         parse_destination(options.destination)
@@ -7783,7 +7699,7 @@ def cancelled_by_signals():
 
 def sign_in(options, device, report, redirect=None):
     """Run the login that `options` ask for; the exit status. Raises Problem."""
-    remember_server(options.destination, device)
+    device.prefer('last', options.destination)         # for the menu's order
     return Login(options, settings_of(options, device), device, report).run(redirect)
 
 
@@ -7822,10 +7738,8 @@ def prepare(device, options):
     import importlib.util
     if not device.installs_paramiko or importlib.util.find_spec('paramiko'):
         return
-    question = 'The SSH library paramiko is missing. Install it now'
-    cure = 'Install it: pip install --no-deps paramiko'
-    if not (options.yes or not device.alone and device.confirm(question)):
-        raise Problem('setup', 'The SSH library paramiko is missing.', cure)
+    if not (options.yes or not device.alone and device.confirm('The SSH library paramiko is missing. Install it now')):
+        raise Problem('setup', 'The SSH library paramiko is missing.', 'Install it: pip install --no-deps paramiko')
     device.install_paramiko()
     if not importlib.util.find_spec('paramiko'):        # whatever pip's status says
         raise Problem('setup', 'The SSH library paramiko is missing: pip did not install it.',
@@ -7862,11 +7776,11 @@ MOST_SHOWN = 800            # characters of a question: nobody can agree to what
 
 def names_a_server(asked, device):
     """Whether a command line does no more than name a server of the configuration, or asks the person by itself."""
-    usual = vars(make_parser().parse_args([]))
+    usual = vars(split_words([]))
     more = {name for name, value in vars(asked).items() if value != usual[name]} - SHOWN_ONLY
     if more:        # --add has its own question; --finish without an address brings nothing of a stranger's
         return more == {'add'} or more == {'finish'} and not (asked.finish or asked.destination)
-    return asked.destination in host_entries(read_config(config_path(device), device.ssh_folder))
+    return asked.destination in known_servers(device)
 
 
 def consent_question(words, options, device, report):
@@ -7892,12 +7806,9 @@ def consent_question(words, options, device, report):
 def ask_consent(words, options, device, report):
     """Have a person agree to arguments that a link may have brought; a yes is kept for these very words. Raises Problem."""
     import json
-    path = os.path.join(device.state_folder, 'agreed')
     question = consent_question(words, options, device, report)
     mark = hash_of(json.dumps([words, question]))       # the words may have a code in them
-    agreed = []
-    with contextlib.suppress(OSError), open(path, encoding='ascii', errors='replace') as file:
-        agreed = file.read().split()
+    agreed = device.preference('agreed').split()
     if mark in agreed:
         return
     if len(question) > MOST_SHOWN:
@@ -7907,8 +7818,7 @@ def ask_consent(words, options, device, report):
                       'Run it once in the app with the very same arguments (hold ▷), and say yes. From then on it runs unasked.')
     if not device.confirm(question):
         raise Problem('cancelled', 'Nothing was done.', status=CANCELLED)
-    with contextlib.suppress(OSError):          # then it is asked again
-        write_private(path, '\n'.join([*agreed[-99:], mark]) + '\n')
+    device.prefer('agreed', '\n'.join([*agreed[-99:], mark]))
 
 
 def carry_out(options, device, report):
@@ -7938,20 +7848,20 @@ def main(words=None):
     except Problem:                     # said below, in the form that was probably wanted
         asked = None
     events, quiet = (asked.json, asked.quiet) if asked else ('--json' in words, False)
-    device = this_device(alone=events)
+    device = device_class()(alone=events)
     report = JsonReport() if events else TextReport(quiet)
     with contextlib.ExitStack() as run:         # an app lives on and runs the next script: nothing of this one remains
         run.callback(join_started)
         run.callback(device.close)
         run.callback(report.close)
         try:
+            if asked and asked.verbose:
+                run.enter_context(logged_to_stderr())
             if not words and not device.alone:
                 words, brought = choose_from_menu(device, Sessions(device, report.note)), False
             options = read_arguments(words)
             if brought and device.takes_links and not names_a_server(asked, device):
                 ask_consent(words, options, device, report)
-            if options.verbose:
-                run.enter_context(logged_to_stderr())
             run.enter_context(cancelled_by_signals())
             status = carry_out(options, device, report)
         except Problem as problem:
@@ -7960,6 +7870,14 @@ def main(words=None):
         except KeyboardInterrupt:
             report.tell('error', kind='cancelled', message='Cancelled.', hint='')
             status = CANCELLED
+        except Exception as error:
+            import logging
+            logging.getLogger('codex_login').debug('This is what happened:', exc_info=True)
+            # The words of the system name no secret; those of a library may.
+            what = f'{type(error).__name__}: {error}' if isinstance(error, OSError) else type(error).__name__
+            report.tell('error', kind='unexpected', message=f'Something went wrong that nobody expected: {what}.',
+                        hint='Try it with -v, and please post what that shows where you got this script.')
+            status = OWN_ERROR
         report.tell('done', status=status)
         device.attempt(device.finished, report.outcome, status, report.events)
     return status

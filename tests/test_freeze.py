@@ -381,11 +381,11 @@ def test_killed_during_the_token_exchange_the_reloaded_redirect_is_not_delivered
 
 
 @pytest.mark.quick
-def test_fresh_ends_the_login_under_way_and_begins_another(run, server, witness):
+def test_again_ends_the_login_under_way_and_begins_another(run, server, witness):
     first = run()
     old = opened(first)
     first.kill()
-    second = run('--fresh')
+    second = run('--again')
     new = opened(second)
     assert new.state != old.state
     running = embedded.marked_processes(server.mark).values()

@@ -953,6 +953,32 @@ def test_options_may_follow_the_destination_as_with_ssh(words, command):
     assert (options.destination, options.port, options.command) == ('me@box', '22', command)
 
 
+@pytest.mark.quick
+def test_what_nobody_expected_is_said_in_one_line_and_in_full_with_v(tmp_path):
+    """Here: a key named from a folder that is gone."""
+    for verbose in ([], ['-v']):
+        gone = tmp_path / 'gone'
+        gone.mkdir()
+        words = [sys.executable, '-c', 'import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])',
+                 str(gone), sys.executable, str(SCRIPT), *verbose, '-i', 'key', '-J', 'me@box:x', 'me@box']
+        ended = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env={**os.environ, 'HOME': str(tmp_path)})
+        assert ended.returncode == 255 and ended.stdout == ''
+        message, hint = ended.stderr.splitlines()[-2:]
+        assert message == 'Something went wrong that nobody expected: FileNotFoundError: [Errno 2] No such file or directory.'
+        assert '-v' in hint and ('Traceback' in ended.stderr) is bool(verbose) and (verbose or len(ended.stderr.splitlines()) == 2)
+
+
+def test_what_a_library_says_when_it_fails_as_nobody_expected_is_not_shown(monkeypatch, capsys):
+    def fail(*arguments):
+        raise ValueError('code=secret')
+
+    monkeypatch.setattr(codex_login, 'carry_out', fail)
+    assert codex_login.main(['--json', '--check']) == 255
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event['event'] for event in said] == ['error', 'done'] and said[0]['kind'] == 'unexpected'
+    assert 'ValueError' in said[0]['message'] and 'secret' not in str(said)
+
+
 def test_an_option_of_the_program_is_not_taken_for_ours(run):
     script = run(command=('echo', '--json', '-q'), json_events=False)
     assert script.wait() == 0 and script.stdout == '--json -q\n'

@@ -286,11 +286,11 @@ def test_the_failed_address_is_pasted_at_the_terminal_that_waits(phone):
     phone.assert_signed_in(script, page=False)
 
 
-def test_fresh_ends_the_login_under_way_and_begins_another(phone):
+def test_again_ends_the_login_under_way_and_begins_another(phone):
     first = phone.run()
     old = phone.opened(first)
     first.kill()
-    second = phone.run('--fresh')
+    second = phone.run('--again')
     new = phone.opened(second)
     assert new != old
     phone.sign_in(new)

@@ -108,7 +108,6 @@ LINKS = {
     'a way through another server': (['-J', 'spy@evil.example:99', 'home'], ['spy@[evil.example]:99', '{account}']),
     'a new key': (['--new-key', 'home'], ['{account}', 'key']),
     'the end of the present login': (['--again', 'home'], ['{account}', '--again']),
-    'the end of a waiting login': (['--fresh', 'home'], ['{account}', '--fresh']),
     'a code': (['--device-auth', 'home'], ['{account}', '--device-auth']),
     'words after the name': (['home', '-v', 'id'], ['{account}', 'id']),
 }

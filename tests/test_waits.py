@@ -24,12 +24,12 @@ SYSTEM = 'the system does it, and lets nobody interrupt it: in a thread of its o
 CHECK = 'part of --check, at a port of its own, with nobody else there'
 
 ALLOWED = {
-    'Device.ask: readline': PERSON, 'Device.secret: getpass': PERSON, 'AShell._read_keys: read': PERSON,
-    'Device.typed_lines: select': PERSON, 'Device.typed_lines: read': PERSON,
-    'AShell._run: run': SYSTEM, 'Pythonista._copy: get': SYSTEM,
+    'Device._read_line: readline': PERSON, 'Device.secret: getpass': PERSON, 'AShell._read_line: read': PERSON,
+    'Keyboard._read: select': PERSON, 'Keyboard._read: read': PERSON, 'Keyboard.__init__: Lock': PERSON,
+    'AShell._run: run': SYSTEM, 'Pythonista._copy_here: get': SYSTEM,
     'Dialling._connect: getaddrinfo': SYSTEM, 'Dialling._connect: connect': SYSTEM, '_addresses: getaddrinfo': SYSTEM,
     'answers: connect': 'the port is of this process: there is nobody to wait for',
-    'Pythonista._last_crash: readline': 'of a file', 'Pythonista._try_sheet: sleep': CHECK,
+    'Pythonista._last_crash: readline': 'of a file',
     **dict.fromkeys(['_offered: create_connection', '_go_away: create_connection',
                      '_go_away: select', '_go_away: accept', '_go_away: recv', '_go_away: sendall'], CHECK),
     '<module>: Lock': 'paramiko is brought up once, by whoever wants it first; who comes second needs it, too',
