@@ -777,15 +777,13 @@ def checked_pairing(pairing):
 
 def pairing_summary(pairing, width=40):
     """What adding the Pairing would add, for a narrow screen."""
-    lines = []
-    for label, value in (('Name', pairing.name), ('Address', pairing.host), ('Port', str(pairing.port)),
-                         ('User', pairing.user)):
-        lines += _folded(f'{label:9}', value, width)
+    import textwrap
+    labelled = [(f'{label:9}', value) for label, value in (
+        ('Name', pairing.name), ('Address', pairing.host), ('Port', str(pairing.port)), ('User', pairing.user))]
     if pairing.fingerprints:
-        lines.append('Host key, one of')
-        for fingerprint in pairing.fingerprints:
-            lines += _folded('  ', fingerprint, width)
-    return '\n'.join(lines)
+        labelled += [('', 'Host key, one of'), *(('  ', fingerprint) for fingerprint in pairing.fingerprints)]
+    return '\n'.join(textwrap.fill(value, width, initial_indent=label, subsequent_indent=' ' * len(label),
+                                   break_on_hyphens=False) for label, value in labelled)
 
 
 def _link_in_carrier(text):
@@ -829,12 +827,6 @@ def _canonical_host(host):
                   'A host name (xn-- form where it is international) or an IP address without a zone.')
 
 
-def _folded(label, value, width):
-    room = width - len(label)
-    pieces = [value[start:start + room] for start in range(0, len(value), room)]
-    return [label + pieces[0]] + [' ' * len(label) + piece for piece in pieces[1:]]
-
-
 # The text of an ssh_config, for those who change it: not one character of other entries may change. The first
 # value wins there, and lines above the first Host or Match are for every host. So a new entry goes to the
 # very top, where nothing overrides it; where lines for every host stood at the top, a "Host *" after the new
@@ -851,7 +843,7 @@ def host_entries(text):
     return list(dict.fromkeys(name for name in names if not re.search(r'[*?!]|^-|^$', name)))
 
 
-def config_with_host(text, pairing, extra_lines=()):
+def config_with_host(text, pairing):
     """An ssh_config text with one entry for the Pairing in front, in place of entries for its name alone.
 
     An entry that its name shares with others stays, and gives what the new one leaves open. Raises Problem('usage')."""
@@ -859,18 +851,15 @@ def config_with_host(text, pairing, extra_lines=()):
                                (pairing.user, r"""(?!-)([^"%$\\]|\\(?![\\"' ]|$))+""", 'user')):
         if not (re.fullmatch(shape, value) and value.isprintable()):
             raise usage_problem(f'This {what} cannot be used: {value!r}', 'Correct it.')
-    if not all(line.isprintable() for line in extra_lines):
-        raise ValueError('an extra line is not one line')
     newline = '\r\n' if '\r\n' in text else '\n'
     for_every_host, *entries = _CONFIG_ENTRY.split(text)
     rest = for_every_host + ''.join(_without_settings(entry) if _host_patterns(entry) == [pairing.name] else entry
                                     for entry in entries)
     host = pairing.host.replace('%', '%%')
     user = pairing.user if _USER.fullmatch(pairing.user) else f'"{pairing.user}"'
-    lines = [f'Host {pairing.name}', *('    ' + line for line in (
-        f'HostName {host}', f'Port {pairing.port}', f'User {user}', *extra_lines)), *([''] if rest else [])]
-    if re.search(_CONFIG_SETTING, for_every_host):
-        lines.append('Host *')
+    lines = [f'Host {pairing.name}', f'    HostName {host}', f'    Port {pairing.port}', f'    User {user}']
+    lines += [''] if rest else []
+    lines += ['Host *'] if re.search(_CONFIG_SETTING, for_every_host) else []
     return ''.join(line + newline for line in lines) + rest
 
 
@@ -1896,13 +1885,13 @@ def objc(receiver, selector, *words):
 class Phone(Device):
     """What the two apps have in common: iOS puts them to sleep, and can be asked for some time before it does."""
     GRACE = 25.0            # seconds; iOS gives about 30, and ends the app whose background task is not ended by then
+    _back = None            # rung when the person is back, if iOS was asked for time
 
     def __init__(self, alone=False):
         super().__init__(alone)
         self.home = os.path.join(self.home, 'Documents')        # the only folder that can be written to
         self.ssh_folder = os.path.join(self.home, '.ssh')
         self.state_folder = os.path.join(self.home, '.codex-login')
-        self._back = None       # rung when the person is back, if iOS was asked for time
 
     def user(self):
         return ''
@@ -1945,17 +1934,13 @@ class AShell(Phone):
     library_cure = 'pip install --no-deps --upgrade --force-reinstall paramiko (no other Python may run in the app)'
     installs_paramiko = True
     plays_silence = True
+    _player = None
 
     def __init__(self, alone=False):
-        super().__init__(alone)
-        self._player = None
-        self.attempt(self._outlive_ctrl_c)
-
-    @staticmethod
-    def _outlive_ctrl_c():
-        """Ctrl-C cancels the thread once Python's handler has run: nothing would be cleared up."""
         import ctypes
-        ctypes.CDLL(None).pthread_setcancelstate(0, None)       # PTHREAD_CANCEL_DISABLE, as Darwin numbers it
+        super().__init__(alone)
+        # Ctrl-C cancels the thread once Python's handler has run: nothing would be cleared up.
+        self.attempt(lambda: ctypes.CDLL(None).pthread_setcancelstate(0, None))     # PTHREAD_CANCEL_DISABLE of Darwin
 
     def _run(self, *command, text=None, limit=10):
         """What a command prints, None where it fails. It is never killed: here that would end the whole app."""
@@ -2014,15 +1999,11 @@ class AShell(Phone):
         if not objc(self._player, 'play') & 0xff:
             raise OSError('iOS plays nothing')
 
-    def _stop_silence(self):
-        player, self._player = self._player, None
-        objc(player, 'stop')
-        objc(player, 'release')
-
     def returned(self):
         super().returned()
-        if self._player:
-            self.attempt(self._stop_silence)
+        player, self._player = self._player, None
+        for message in ('stop', 'release') if player else ():
+            self.attempt(objc, player, message)
 
     # -- questions
 
@@ -2087,12 +2068,12 @@ class Pythonista(Phone):
     has_ssh_keygen = False
     modules = Modules()
     NAME = 'codex_login'            # of dialogs, in the keychain, and of the reminder: the next one takes its place
+    _sheet = None
 
     def __init__(self, alone=False):
         super().__init__(alone)
         self.alone = alone
         self.unattended = bool(self.attempt(lambda: self.modules.shortcuts.is_running_shortcut()))
-        self._sheet = None
 
     def can_agree(self):
         return super().can_agree() and not self.modules.appex.is_running_extension()
@@ -2317,6 +2298,7 @@ class TextReport:
     events = False
     PROGRESS = {'connecting': 'Connecting to {host} …', 'suspended': 'This app was asleep for {seconds} s.',
                 'reconnected': 'Connected again.'}
+    NEEDED = {'output': '{text}', 'device-code': 'Enter this one-time code:\n{code}\non this page:\n{url}'}
 
     def __init__(self, quiet=False):
         self.quiet, self.outcome = quiet, ''
@@ -2326,6 +2308,8 @@ class TextReport:
         fields = {key: harmless_lines(value) for key, value in fields.items()}
         if event in self.PROGRESS:
             self.note(self.PROGRESS[event].format(**fields))
+        elif event in self.NEEDED:
+            self.show(self.NEEDED[event].format(**fields))
         elif say := getattr(self, '_' + event.replace('-', '_'), None):
             say(**fields)
 
@@ -2334,10 +2318,9 @@ class TextReport:
         if not self.quiet:
             put_line(text, sys.stderr)
 
-    def show(self, *lines):
+    def show(self, text):
         """What a person needs."""
-        for line in lines:
-            put_line(line, sys.stdout)
+        put_line(text, sys.stdout)
 
     def warn(self, text):
         """A line about something that went wrong, while the rest goes on."""
@@ -2352,14 +2335,8 @@ class TextReport:
             name = {'127.0.0.1': 'localhost', '0.0.0.0': '*', '': '*'}.get(bind, bind)
             self.note(f'-{mode} {"[" + name + "]" if ":" in name else name}:{port} is open.')
 
-    def _output(self, text):
-        self.show(text)
-
     def _sign_in(self, url, port):
-        self.show('Sign in at this address:' if port else 'The program wants this page opened:', url)
-
-    def _device_code(self, url, code):
-        self.show('Enter this one-time code:', code, 'on this page:', url)
+        self.show(('Sign in at this address:' if port else 'The program wants this page opened:') + f'\n{url}')
 
     def _callback(self, delivered):
         self.note('Redirect delivered.' if delivered else 'The redirect could not be delivered.')
@@ -2408,8 +2385,7 @@ class JsonReport:
     def note(self, text):
         """A line for people only."""
 
-    def show(self, *lines):
-        """Such lines, too."""
+    show = note
 
     def warn(self, text):
         """Diagnostics go to stderr, as everywhere."""
@@ -2566,22 +2542,12 @@ def _nacl_stand_in():
     class Signed(bytes):
         signature = property(bytes)
 
-    class VerifyKey:
-        def __init__(self, raw):
-            self._raw, self._key = raw, Ed25519PublicKey.from_public_bytes(raw)
-
+    class VerifyKey(bytes):         # two of one key are equal: else a known host's would look changed to paramiko
         def encode(self):
-            return self._raw
+            return bytes(self)
 
         def verify(self, message, signature):
-            self._key.verify(signature, message)
-
-        # Without these two a known host's key would look changed: paramiko compares keys by them.
-        def __eq__(self, other):
-            return isinstance(other, VerifyKey) and self._raw == other._raw
-
-        def __hash__(self):
-            return hash(self._raw)
+            Ed25519PublicKey.from_public_bytes(bytes(self)).verify(signature, message)
 
     class SigningKey:
         def __init__(self, seed):
@@ -2984,31 +2950,28 @@ def key_type(blob):
 
 def new_private_key(comment):
     """A new Ed25519 key: the text of its file, and the line for authorized_keys (without line end)."""
-    key = Ed25519Key(os.urandom(32))
-    check = os.urandom(4)
-    private = check + check + _string(b'ssh-ed25519') + _string(key.public) + _string(key.seed + key.public)
-    private += _string(comment.encode())
+    key, check = Ed25519Key(os.urandom(32)), os.urandom(4)
+    private = check + check + b''.join(map(_string, (b'ssh-ed25519', key.public, key.seed + key.public, comment.encode())))
     private += bytes(range(1, 1 + -len(private) % 8))
-    body = OPENSSH_MAGIC + _string(b'none') + _string(b'none') + _string(b'') + struct.pack('>I', 1)
-    body += _string(key.asbytes()) + _string(private)
-    text = base64.b64encode(body).decode()
+    body = OPENSSH_MAGIC + b''.join(map(_string, (b'none', b'none', b''))) + struct.pack('>I', 1)
+    text = base64.b64encode(body + _string(key.asbytes()) + _string(private)).decode()
     lines = [text[start:start + 70] for start in range(0, len(text), 70)]
-    armour = '-----{} OPENSSH PRIVATE KEY-----'
-    public = f'ssh-ed25519 {base64.b64encode(key.asbytes()).decode()} {comment}'
-    return '\n'.join([armour.format('BEGIN'), *lines, armour.format('END'), '']), public
+    return ('\n'.join(['-----BEGIN OPENSSH PRIVATE KEY-----', *lines, '-----END OPENSSH PRIVATE KEY-----', '']),
+            f'ssh-ed25519 {base64.b64encode(key.asbytes()).decode()} {comment}')
 
 
 def load_private_key(path, passphrase=None):
     """The key in the file `path`, for sign(); its `asbytes()` is the public half.
 
-    Problem 'passphrase' where one is needed and none was given, or it is wrong; 'key' for all else.
-    """
+    Raises Problem('passphrase') where one is needed and none was given, or it is wrong; Problem('key') for all else."""
     form, text = _KeyFile.read(path)
     paramiko = load_paramiko()
     load = _load_old if _is_old(paramiko) else _load
     if form.encrypted and form.private and not _has_bcrypt(paramiko):
-        raise Problem('key', f'The passphrase of {path} cannot be used on this device.',
-                      _cure_for_encrypted(path, form.type))
+        raise Problem('key', f'The passphrase of {path} cannot be used on this device.', (
+            f'Take the passphrase off a copy (ssh-keygen -p -N "" -f {path}), or use --new-key.'
+            if form.type == 'ssh-ed25519' else      # which has no other format
+            f'Convert a copy of it: ssh-keygen -p -m PEM -f {path}, or use --new-key.'))
     if form.encrypted and passphrase is None:
         raise Problem('passphrase', f'The key {path} is protected by a passphrase.')
     try:
@@ -3022,21 +2985,15 @@ def load_private_key(path, passphrase=None):
                       'Copy the file again, or make a new key with --new-key.') from error
 
 
-def _cure_for_encrypted(path, type):
-    if type == 'ssh-ed25519':       # has no other format
-        return f'Take the passphrase off a copy (ssh-keygen -p -N "" -f {path}), or use --new-key.'
-    return f'Convert a copy of it: ssh-keygen -p -m PEM -f {path}, or use --new-key.'
-
-
-class _KeyFile:
+class _KeyFile(NamedTuple):
     """What a private key's file says about itself before it is opened.
 
     `type` is the key's in a file of OpenSSH's own format (then `private` holds the rest, and `public` the public half), else
-    what the PEM armour says: RSA, EC, or nothing in PKCS #8.
-    """
-
-    def __init__(self, type, encrypted, private=b'', public=None):
-        self.type, self.encrypted, self.private, self.public = type, encrypted, private, public
+    what the PEM armour says: RSA, EC, or nothing in PKCS #8."""
+    type: str
+    encrypted: bool
+    private: bytes = b''
+    public: 'bytes | None' = None
 
     @classmethod
     def read(cls, path):
@@ -7287,9 +7244,8 @@ def add_server(pairing, device):
     path = config_path(device)
     try:
         text = ''
-        if os.path.exists(path):
-            with open(path, encoding='utf-8', newline='') as file:
-                text = file.read()
+        with contextlib.suppress(FileNotFoundError), open(path, encoding='utf-8', newline='') as file:
+            text = file.read()
         pins = Pins(device)
         if pairing.fingerprints:
             pins.set(pairing.host, pairing.port, pairing.fingerprints)
@@ -7350,29 +7306,24 @@ def make_key(path):
 def install_key(settings, jumps, path, device, report):
     """Make a key for this device and have the server accept it, which is said after a login by it. Raises Problem."""
     public = make_key(path)
-    link = Link(settings, device, report.tell, jumps)
-    try:
+    mark = hash_of(public)[:16]
+    transcript, authorized, end = Transcript(mark), False, elapsed() + 30
+    with contextlib.closing(Link(settings, device, report.tell, jumps)) as link:
         link.connect()
-        mark = hash_of(public)[:16]
         channel = link.run('sh', launcher({'N': mark, 'K': public, 'BLOB': public.split()[1]}, AUTHORIZE))
-        transcript, authorized, end = Transcript(mark), False, time.monotonic() + 30
         with contextlib.suppress(*LOST):
-            while not authorized and time.monotonic() < end and (data := channel.recv(65536)):
+            while not authorized and elapsed() < end and (data := channel.recv(65536)):
                 authorized = any(item == ('authorized', '') for item in transcript.feed(data))
-    finally:
-        link.close()
     if not authorized:
         raise Problem('key', f'The key could not be added to ~/.ssh/authorized_keys at {settings.alias}.',
                       'Look at the space and permissions there.')
-    proof = Link(settings._replace(identity_files=(path,), identities_named=True, identities_only=True, batch=True),
-                 device, lambda event, **fields: None, jumps)
-    try:
-        proof.connect()
-    except Problem as problem:
-        raise Problem('key', f'The key was added at {settings.alias}, but it does not open the door: {problem.message}',
-                      "The server's sshd may look for keys elsewhere (AuthorizedKeysFile).") from None
-    finally:
-        proof.close()
+    by_key = settings._replace(identity_files=(path,), identities_named=True, identities_only=True, batch=True)
+    with contextlib.closing(Link(by_key, device, lambda event, **fields: None, jumps)) as proof:
+        try:
+            proof.connect()
+        except Problem as problem:
+            raise Problem('key', f'The key was added at {settings.alias}, but it does not open the door: {problem.message}',
+                          "The server's sshd may look for keys elsewhere (AuthorizedKeysFile).") from None
     report.show(f'{settings.alias} accepts the key {path}.')
 
 
@@ -7685,16 +7636,12 @@ def cancelled_by_signals():
 
     def cancel(number, frame):
         raise KeyboardInterrupt
-    before = {}
-    for number in (getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGQUIT') if hasattr(signal, name)):
-        with contextlib.suppress(ValueError):       # in Pythonista this is not the main thread
-            if signal.getsignal(number) is not signal.SIG_IGN:      # nohup's wish
-                before[number] = signal.signal(number, cancel)
-    try:
+    with contextlib.ExitStack() as put_back:
+        for number in (getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGQUIT') if hasattr(signal, name)):
+            with contextlib.suppress(ValueError):       # in Pythonista this is not the main thread
+                if signal.getsignal(number) is not signal.SIG_IGN:      # nohup's wish
+                    put_back.callback(signal.signal, number, signal.signal(number, cancel) or signal.SIG_DFL)
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def sign_in(options, device, report, redirect=None):

@@ -313,8 +313,6 @@ ENTRY = 'Host work\n    HostName server.example.org\n    Port 2222\n    User ana
 
 def test_a_first_server_makes_the_configuration():
     assert codex_login.config_with_host('', PAIRING) == ENTRY
-    assert codex_login.config_with_host('', PAIRING, ['IdentityFile ~/.ssh/id_café']) \
-        == ENTRY + '    IdentityFile ~/.ssh/id_café\n'
 
 
 @pytest.mark.parametrize('others', [
@@ -352,11 +350,6 @@ def test_an_entry_of_the_same_name_is_replaced_alone():
 def test_an_entry_shared_with_other_names_stays():
     shared = 'Host work play\n  Compression yes\n'
     assert codex_login.config_with_host(shared, PAIRING) == ENTRY + '\n' + shared
-
-
-def test_a_line_of_our_own_cannot_become_two():
-    with pytest.raises(ValueError):
-        codex_login.config_with_host('', PAIRING, ['Port 1\nProxyCommand sh'])
 
 
 def test_the_menu_shows_names_and_no_patterns():
