@@ -1384,7 +1384,7 @@ class Pending(NamedTuple):
 
     `path` is the redirect's, '' where only its page knows it, or where `served`, that of the address itself; `state` is the hash_of the address's state.
     `stage` is 'open' until a redirect is carried, 'carrying' until it is answered, then 'carried', or 'open' again where the
-    program would not have it. `carried` is that redirect's key, `leads_to` where answers sent the browser on this port.
+    program would not have it, and 'over' with the login. `carried` is that redirect's key, `leads_to` where answers sent the browser on this port.
     """
     port: int
     path: str
@@ -1460,6 +1460,8 @@ def judge(request, pending):
             return here(403, stranger, 'A page in the background cannot bring the redirect.')
         if pending.stage == 'open':
             return Verdict(CARRY, request.target)
+        if pending.stage == 'over':
+            return here(410, 'This sign-in is over', 'Go back to the app: it says how it ended.')
         if pending.stage == 'carrying':
             return here(409, 'One moment', 'Another redirect of this sign-in is on its way.', 2)
         return here(409, 'Already used', 'This sign-in has got its redirect; the first one counts.')
@@ -5804,6 +5806,13 @@ known=yes
 say started "$d"
 '''
 
+# What an earlier connection of this very start has begun is gone on with: else two of one login would end each other.
+LAUNCH = FIND_PROGRAM + OURS + r'''
+for t in "$XDG_RUNTIME_DIR" "$HOME/.cache" "${TMPDIR:-/tmp}"; do
+  for f in "$t"/codex-login.*/job; do [ -n "$d" ] || ! grep -q "@$N exit" "$f" || d=${f%/job}; done
+done 2>/dev/null
+if [ -n "$d" ]; then''' + FIND_AGAIN + 'else' + LOOK_FOR_LOGIN + START + 'fi\n'
+
 # Follows the log, and does what it is told in single words, until its input ends: then the program goes on alone. But
 # one that nobody said `go` to is ended: whoever started it has left without knowing where it is. Who leaves takes all of it
 # away, the program as well, unless somebody else still follows it: the end stays there to be read by everybody.
@@ -5836,7 +5845,7 @@ while read -r word; do
   esac
 done
 kill "$t"
-[ "$known" = yes ] || others - <"$d/attendants" || clear_up
+[ "$known" = yes ] || { sleep 3; others - <"$d/attendants" || clear_up; }
 '''
 
 
@@ -5901,14 +5910,13 @@ class Program:
         command = self.command
         job, keeper, shim = (text.replace('MARK', self.mark) for text in (JOB, KEEPER, SHIM))
         job = job.replace('PROOF', PROOF.replace('PROGRAM', command.program).replace('MARK', self.mark) if command.codex else '')
-        variables = self._variables(
-            T=str(self._lifetime + self.GRACE), LOOK='no' if again else 'yes', JOB=job.replace('COMMAND', command.line), KEEPER=keeper, SHIM=shim)
-        start(self._follow, launcher(variables, FIND_PROGRAM, LOOK_FOR_LOGIN, OURS, START, ATTEND), failed=self._failed)
+        start(self._follow, {'T': str(self._lifetime + self.GRACE), 'LOOK': 'no' if again else 'yes',
+                             'JOB': job.replace('COMMAND', command.line), 'KEEPER': keeper, 'SHIM': shim}, failed=self._failed)
 
     def find(self, folder, mark):
         """Go on with what was started in `folder` with `mark`, by this run or another."""
         self.folder, self.mark = folder, mark
-        start(self._follow, None, failed=self._failed)
+        start(self._follow, {}, failed=self._failed)
 
     def say(self, word):
         """Tell the attendant, now and whenever it is another one: 'go', the login is saved; 'leave'; 'stop'."""
@@ -5916,6 +5924,11 @@ class Program:
         if self._channel:
             with contextlib.suppress(LOST):     # then the next one is told
                 self._channel.sendall(word.encode() + b'\n')
+
+    def follow_anew(self):
+        """Have another attendant say all that there is to be said."""
+        if self._channel:
+            self._channel.close()
 
     def signed_in(self):
         """(whether somebody is signed in, the words that say so), by the program's own status. Raises Problem 'link'."""
@@ -5951,13 +5964,12 @@ class Program:
         self._box.put(('problem', Problem('remote', f'Following the program ended by {type(error).__name__}.', 'Start again.')))
 
     def _follow(self, beginning):
-        """Run an attendant through each connection, the first with the script `beginning`, until all is said."""
+        """Run an attendant through each connection, with what it takes to begin, until all is said."""
         last, vain = None, 0
         while not self._over:
-            script = launcher(self._variables(), FIND_PROGRAM, OURS, FIND_AGAIN, ATTEND) if self.folder else beginning
             try:
                 connection = self._link.transport()
-                channel = self._link.run('sh', script)
+                channel = self._link.run('sh', launcher(self._variables(**beginning), LAUNCH, ATTEND))
                 heard, noise = self._read(channel)
                 # A connection that was lost is another one the next time: so a third try tells that from a server that runs nothing.
                 last, vain = connection, vain + 1 if connection is last and not heard else 1
@@ -6106,15 +6118,13 @@ class Courier:
 
     def last_words(self, limit=LAST_WORDS):
         """The Answer that says how the program ended, as good as the one that was lost with it. Raises Problem 'unknown'."""
-        for step in awake(limit, 0.1):
-            if self._program.exited is not None:
-                break
-            Box().take(step, None)
+        for step in awake(limit if self._program.folder else 0.1, 0.1):
+            if self._program.exited is None:
+                Box().take(step, None)
         if self._program.exited == 0:
             return Answer(200, '', page('Signed in', 'The sign-in is complete. You can close this page.'))
-        raise Problem('unknown', *(
-            ('The connection broke while the redirect was delivered; it may have arrived.', 'Look at the app.')
-            if self._program.exited is None else ('The sign-in has failed at the server.', 'Look at the app.')))
+        raise Problem('unknown', 'The connection broke while the redirect was delivered; it may have arrived.'
+                      if self._program.exited is None else 'The sign-in has failed at the server.', 'The app says more, or the server.')
 
     def _what_became_of_it(self):
         """The Answer in place of a lost one; None where the redirect never came to codex. Raises Problem."""
@@ -6159,7 +6169,13 @@ class Courier:
         except Problem as problem:
             if problem.kind != 'refused':
                 raise
-        return self._link.open_tcp('::1', self._port)
+        try:
+            return self._link.open_tcp('::1', self._port)
+        except Problem as problem:
+            if problem.kind == 'refused':
+                raise Problem('refused', f'Nothing waits at port {self._port} of {self._link.settings.alias} any more.',
+                              'Start the login again.') from None
+            raise
 
     def _read_answer(self, channel):
         """The Answer that comes through `channel`. Raises OSError or ValueError where it breaks off."""
@@ -6263,11 +6279,17 @@ class Visits:
 
     # -- the port
 
-    def listen(self):
-        """Listen on the redirect's port. Raises Problem('listen')."""
+    def listen(self, host=''):
+        """Listen on the redirect's port. Raises Problem('listen').
+
+        `host` is 127.0.0.1 or ::1 where the redirect goes there and nowhere else; else a browser takes either, and both are had.
+        """
         self._listener = Listener(self._board, self._visited, most_at_once(self.MOST, 4), self._told, drop=lambda sock: self._open[sock].end())
         try:
-            self._listener.open('localhost', self.pending.port, all_or_none=True)       # a browser takes either
+            held = self._listener.open('localhost', self.pending.port, all_or_none=not host)
+            if host and host not in dict(held):
+                self._listener.close()
+                raise _listen_problem(host, self.pending.port, OSError(errno.EADDRINUSE, ''))
         except Problem as problem:
             raise Problem('listen', problem.message, 'End that program (another login, or codex on this device), '
                           'then start again.') from None
@@ -6417,7 +6439,7 @@ MOVES = {(state, event): act for states, event, act in (
     ('waiting', 'redirect', 'carry'),               # -> following, settling; waiting, where the program would not have it
     ('waiting following settling', 'page', 'fetch'),        # the last page: -> settling
     ('following', 'follow', 'follow'),              # no browser came for it: -> settling
-    ('settling', 'quiet', 'say_so'),
+    ('settling', 'quiet', 'look_again'),
     ('reading waiting following settling', 'exit', 'has_ended'),    # -> over, proving, asking
     ('proving', 'proof', 'is_proved'),              # -> over
     ('proving', 'deadline', 'prove'),               # -> over
@@ -6565,6 +6587,7 @@ class Login:
     FOLLOW_AFTER = 3.0      # s that a browser has to follow the redirect's answer before this script does
     LOOK_AFTER = 2.0        # s after a wake-up in which a browser's own request comes; then the clipboard is read
     LAST_LOOK = 2.0         # s in which who stands at the port when the time is up is heard
+    QUIET = 5.0             # s after the redirect in which the program should end
     MORE_TIME = 60.0        # s that a redirect has, however late it comes
     PROOF_LIMIT = 20.0      # s in which a program that has ended has its status told by its own job
     LEAVE_LIMIT = 8.0       # s in which the server is left
@@ -6855,7 +6878,8 @@ class Login:
     def _listen(self):
         attempt = self._attempt
         try:
-            attempt.visits.listen()
+            named = re.search(rf'(127\.0\.0\.1|\[::1]):{attempt.sign_in.port}\b', unquote(attempt.sign_in.url))
+            attempt.visits.listen(named[1].strip('[]') if named else '')
         except Problem as problem:
             # The app that began this login may be asleep, and hold the port. It is not to lose its login for that.
             attempt.shared = attempt.found
@@ -6915,7 +6939,7 @@ class Login:
                 raise
             attempt.problem = problem
             self._set('deadline', self.MORE_TIME)
-            return 'settling'       # the end of the program says more
+            return self._settle()       # the end of the program says more
         target = local_target(answer.location, attempt.sign_in.port) if 300 <= answer.status < 400 else None
         if target and self._command.codex and target.partition('?')[0] == SUCCESS_PATH:
             attempt.proof = True, signed_in_as(target)      # it goes there only once the tokens are saved
@@ -6925,7 +6949,7 @@ class Login:
         self._report.tell('callback', delivered=True)
         if target:
             return self._go_to(target, self.FOLLOW_AFTER if browser else 0)
-        return 'waiting' if stage == 'open' else 'settling'
+        return 'waiting' if stage == 'open' else self._settle()
 
     def _go_to(self, target, after=0):
         """The last page is to be asked for, by a browser or, if none comes, by this script."""
@@ -6958,12 +6982,17 @@ class Login:
         visits.answer(request, data, keep=last, leads_to=(*visits.pending.leads_to, *filter(None, [target]))[-20:])
         if last:
             attempt.timers.pop('follow', None)
-            self._set('quiet', 30)
-            return 'settling'
+            return self._settle()
         return None
 
-    def _say_so(self, _):
-        self._report.note(f'{self._settings.alias} has the redirect; waiting for the program to end.')
+    def _settle(self):
+        self._set('quiet', self.QUIET)
+        return 'settling'
+
+    def _look_again(self, _):
+        """Its end may be told through a follower that is no longer there: another one reads it from the beginning."""
+        self._attempt.program.follow_anew()
+        return self._settle()
 
     def _take_typed(self, line):
         """A person typed something: the address of a failed page."""
@@ -7138,6 +7167,42 @@ def signed_in_as(target):
         payload = dict(parameters_of(target)).get('id_token', '').split('.')[1]
         who = json.loads(base64.urlsafe_b64decode(payload + '=' * (-len(payload) % 4))).get('email')
     return 'Logged in using ChatGPT' + (f', {who}' if isinstance(who, str) and who else '')
+
+
+def hand_over(redirect, options, settings, device, report):
+    """Bring the redirect of a login that was begun by hand to whatever waits for it at the server; the exit status. Raises Problem."""
+    if not redirect.port:
+        raise Problem('redirect', 'That address does not say which port it is for.', 'Copy it whole: http://localhost: and a port.')
+    command = make_command(options.command)
+    command = command._replace(codex=command.codex and redirect.port in CODEX_PORTS)
+
+    def tell(event, **fields):
+        if event != 'link-failed':          # whoever waits for the connection raises it
+            report.note(**fields) if event == 'note' else report.tell(event, **fields)
+    link = Link(settings, device, tell, options.jumps)
+    program = Program(link, command, Box(), 0)
+    courier = Courier(link, program, redirect.port, elapsed() + Login.MORE_TIME)
+    try:
+        link.connect()
+        link.keep()
+        answer = courier.carry(Request('GET', redirect.target, (('Host', f'localhost:{redirect.port}'),)))
+        report.tell('callback', delivered=True)
+        target = local_target(answer.location, redirect.port) if 300 <= answer.status < 400 else None
+        if target:
+            answer = courier.fetch(target)
+        if answer.status >= 400:
+            raise Problem('redirect', f'What waits at port {redirect.port} of {settings.alias} would not have it ({answer.status}): it '
+                          'belongs to another sign-in.', 'Sign in on the page that was opened last, or start the login again.')
+        if not command.codex:
+            report.note('What waits there has answered.')
+            return 0
+        signed_in, said = program.signed_in()
+        if not signed_in:
+            raise Problem('not-signed-in', f'codex at {settings.alias} has the redirect, but its status says: {said}', 'Start again.')
+        report.tell('signed-in', text=said)
+        return 0
+    finally:
+        link.close()
 
 
 def open_forwards(link, specs, settings, report):
@@ -7707,6 +7772,12 @@ def waiting_login(redirect, device, report):
 def finish(options, device, report):
     """Deliver the redirect that a person brought to the login it belongs to; the exit status. Raises Problem."""
     redirect = parse_redirect(options.finish or device.attempt(device.paste) or '')
+    if options.destination:
+        settings = settings_of(options, device)
+        waiting = Sessions(device, report.note).find(f'{settings.user}@{settings.host}:{settings.port}', options.command)
+        if not waiting or not waiting.accepts(redirect):
+            return hand_over(redirect, options, settings, device, report)
+        return sign_in(options, device, report, redirect)
     session = waiting_login(redirect, device, report)
     words = (['--device-auth'] if session.device_auth else []) + session.arguments + session.command
     again = read_arguments(words)
@@ -7734,8 +7805,8 @@ def consent_question(words, options, device, report):
     """What arguments would do, as the configuration resolves them, for the person who is to agree."""
     if options.finish is not None:
         redirect = parse_redirect(options.finish or device.attempt(device.paste) or '')
-        session = waiting_login(redirect, device, report)
-        lines = [f'Hand the page localhost:{redirect.port}{redirect.path} to the login at {session.server}']
+        server = settings_of(options, device).account if options.destination else waiting_login(redirect, device, report).server
+        lines = [f'Hand the page localhost:{redirect.port}{redirect.path} to the login at {server}']
     elif options.add is not None or options.check:      # with more than the link, which has a question of its own
         lines = [' '.join(words)]
     else:
