@@ -1768,6 +1768,10 @@ class Device:
         import pyperclip
         return pyperclip.paste()
 
+    def holds_address(self):
+        """Whether an address may be on the clipboard, as far as that is known without anybody being asked."""
+        return True
+
     def open_page(self, url, browser='default'):
         """Open `url` in the person's browser; its name, or '' where there is none."""
         if sys.platform.startswith('linux') and not any(
@@ -1897,6 +1901,9 @@ class Phone(Device):
 
     def user(self):
         return ''
+
+    def holds_address(self):
+        return bool(objc(objc('UIPasteboard', 'generalPasteboard'), 'hasURLs') & 0xff)       # to read it, iOS would ask the person
 
     def leaving(self, server, browser, stay_awake=False):
         self.attempt(self._take_grace)
@@ -4439,6 +4446,7 @@ class Link:
 
     def __init__(self, settings, device, tell, jumps=()):
         self.settings, self.tell = settings, tell
+        self.meanwhile = ''         # what is said with the words that it is lost: what goes on
         self.board = Board()
         self._hops = [Hop(hop, device, self.board) for hop in (*jumps, settings)]
         self._connection = self._problem = None
@@ -4820,7 +4828,7 @@ class _Keeper:
     def _say_gone(self, now):
         if self._gone_at is None:
             self._gone_at = now
-            self._link.tell('note', text=f'The connection to {self._link.settings.alias} is lost. Connecting again …')
+            self._link.tell('note', text=f'The connection to {self._link.settings.alias} is lost. Connecting again … {self._link.meanwhile}'.strip())
         elif now - self._gone_at >= self.SAY_AGAIN:
             self._gone_at = float('inf')        # once is enough
             self._link.tell('note', text=f'{self._link.settings.alias} is still not reached. Check that this device is online.')
@@ -5891,6 +5899,7 @@ class Program:
     """
     GRACE = 150             # seconds after which the server ends what this script should have ended: what came late is finished first
     START_LIMIT = 30.0      # s
+    PROBE = 5.0             # s that a server which does not start it may take to show that it is there at all
     PAUSES = (0, 0.2, 1, 3, 5)      # s before each try to have its status
     MOST_WAITING = 100      # things said by the program that nobody has looked at
 
@@ -5898,7 +5907,7 @@ class Program:
         import secrets
         self.command, self.mark, self.folder = command, secrets.token_hex(8), None
         self.exited = None      # its exit status, once known
-        self.trouble = f"{link.settings.alias} did not start 'sh' (no answer)."       # why it has not started yet
+        self.trouble = f'{link.settings.alias} did not start the program.'        # why it has not started yet
         self._link, self._box, self._lifetime = link, box, lifetime
         self._run = secrets.token_hex(4)
         self._channel, self._lines_seen = None, 0
@@ -5977,11 +5986,24 @@ class Program:
                     raise Problem('remote', f'{self._link.settings.alias} ran no commands for {self._link.settings.user}'
                                   + (f'; it says: {noise}' if noise else '.'), 'The account needs a shell.')
             except Problem as problem:
+                if problem.kind == 'slow':
+                    problem = Problem('remote', f'{self._link.settings.alias} gives no session (no answer).',
+                                      'The account may not be allowed to run commands, or the server is busy.')
                 if problem.kind == 'cancelled':
                     return
-                if problem.kind != 'link':
+                if problem.kind != 'link' and not self._fell_silent(connection):
                     return self._box.put(('problem', problem))
                 self.trouble = problem.message
+
+    def _fell_silent(self, connection):
+        """Whether a server that did not do what it should does not answer anything any more: then it was the connection."""
+        asked = elapsed()
+        self._link.suspect(connection)
+        for step in awake(self.PROBE, 0.1):
+            if connection.last_heard > asked or not connection.alive:
+                break
+            Box().take(step, None)
+        return not connection.alive or connection.last_heard <= asked
 
     def _read(self, channel):
         """Hear an attendant until its channel ends: whether it said anything, and what came before that. Raises Problem."""
@@ -6062,11 +6084,7 @@ class Program:
 #   The program ends, and its records say how. The port is let go when each browser that is to come back has come.
 
 class Lost(Exception):
-    """The reply to a request did not come; `sent` says how many bytes of the request may have arrived."""
-
-    def __init__(self, sent):
-        super().__init__('the connection was lost')
-        self.sent = sent
+    """The reply to a request did not come; its argument is how many bytes of the request may have arrived."""
 
 
 class Courier:
@@ -6094,7 +6112,7 @@ class Courier:
             try:
                 return self._exchange(request)
             except Lost as lost:
-                answer = self._what_became_of_it() if lost.sent else None
+                answer = self._what_became_of_it() if lost.args[0] else None
             if answer:
                 return answer
 
@@ -6137,7 +6155,7 @@ class Courier:
         return self.last_words()
 
     def _exchange(self, request):
-        channel, sent = self._open(), 0
+        channel, sent = self.open(), 0
         try:
             data = request_text(request, self.cookies)
             for start in range(0, len(data), self.PIECE):
@@ -6153,29 +6171,20 @@ class Courier:
             with contextlib.suppress(LOST):
                 channel.close()
 
-    def _open(self):
-        """A channel to the program, through this connection or the next one. Raises Problem."""
+    def open(self):
+        """A channel to the program, on either loopback, through this connection or the next one. Raises Problem as carry() does."""
+        host = '127.0.0.1'
         while True:
             try:
-                return self.open_loopback()
+                return self._link.open_tcp(host, self._port)
             except Problem as problem:
-                if problem.kind != 'link' or elapsed() > self.until:
+                if problem.kind == 'refused' and host != '::1':
+                    host = '::1'
+                elif problem.kind == 'refused':
+                    raise Problem('refused', f'Nothing waits at port {self._port} of {self._link.settings.alias} any more.',
+                                  'Start the login again.') from None
+                elif problem.kind != 'link' or elapsed() > self.until:
                     raise
-
-    def open_loopback(self):
-        """A channel to the program, on either loopback. Raises Problem as Link.open_tcp does."""
-        try:
-            return self._link.open_tcp('127.0.0.1', self._port)
-        except Problem as problem:
-            if problem.kind != 'refused':
-                raise
-        try:
-            return self._link.open_tcp('::1', self._port)
-        except Problem as problem:
-            if problem.kind == 'refused':
-                raise Problem('refused', f'Nothing waits at port {self._port} of {self._link.settings.alias} any more.',
-                              'Start the login again.') from None
-            raise
 
     def _read_answer(self, channel):
         """The Answer that comes through `channel`. Raises OSError or ValueError where it breaks off."""
@@ -6456,6 +6465,7 @@ MOVES = {(state, event): act for states, event, act in (
     ('*', 'note', 'say'),
     ('*', 'problem', 'fail'),
 ) for state in states.split()}
+MEANWHILE = {'waiting': 'The sign-in page stays good.', 'following': 'The redirect is delivered.', 'settling': 'The redirect is delivered.'}
 
 
 class Session(NamedTuple):
@@ -6581,6 +6591,10 @@ class Attempt:
         self.asked_about_page = False
         self.offered = []               # what was offered of the clipboard
 
+    def words(self):
+        """What codex has said, as lines that may be shown."""
+        return [harmless(line) for line in self.held if line.strip()]
+
 
 class Login:
     """One sign-in: a link, a program at the server, the browsers' visits, the outcome."""
@@ -6642,6 +6656,7 @@ class Login:
                 event, value = self._next()
                 act = MOVES.get((state, event)) or MOVES.get(('*', event))
                 state = act and getattr(self, '_' + act)(value) or state
+                self._link.meanwhile = MEANWHILE.get(state, '')
             completed = True
             return self._status
         finally:
@@ -6865,7 +6880,7 @@ class Login:
         courier = self._attempt.courier
         try:
             # Only codex is known to take more connections than the redirect's own; for others, a look at another port is a hint.
-            channel = courier.open_loopback() if self._command.codex else self._link.open_tcp('127.0.0.1', 1)
+            channel = courier.open() if self._command.codex else self._link.open_tcp('127.0.0.1', 1)
             channel.close()
         except LOST:
             pass
@@ -6929,6 +6944,7 @@ class Login:
         attempt.courier.until = max(attempt.timers.get('deadline', 0), elapsed() + self.MORE_TIME)
         attempt.timers.update(deadline=attempt.courier.until, late=float('inf'))
         attempt.denied = 'error' in dict(request.parameters())
+        self._link.meanwhile = 'The redirect is here, and delivered then.'
         try:
             answer = attempt.courier.carry(request)
         except Problem as problem:
@@ -7065,19 +7081,16 @@ class Login:
 
     def _has_ended(self, status):
         attempt = self._attempt
-        words = self._words()
         if not self._command.codex:
             self._status = status
             return 'over'
-        if status == 0 and not attempt.proof:
-            self._set('deadline', self.PROOF_LIMIT)
-            return 'proving'
         if status == 0:
-            return self._is_proved(attempt.proof)
+            self._set('deadline', self.PROOF_LIMIT)
+            return self._is_proved(attempt.proof) if attempt.proof else 'proving'
         if status == TIMED_OUT:             # the server's own end, which is later than ours
             self._nobody_came(None)
-        said = [line for line in words if not re.match('Starting local login|If your browser|On a remote or|WARNING', line)]
-        text = '\n'.join(said)
+        text = '\n'.join(line for line in attempt.words()
+                         if not re.match('Starting local login|If your browser|On a remote or|WARNING', line))
         hint = next((hint for pattern, hint in CODEX_HINTS if re.search(pattern, text)),
                     'What it needs is not on the PATH of the account: install it, or set PATH in its ~/.profile.' if status == 127 else
                     'Correct that at the server, then start again.')
@@ -7087,9 +7100,6 @@ class Login:
             return self._offer_anew(problem)        # somebody said no on the page, and may do otherwise
         raise problem
 
-    def _words(self):
-        return [harmless(line) for line in self._attempt.held if line.strip()]
-
     def _prove(self, _):
         return self._is_proved(self._attempt.program.signed_in())
 
@@ -7097,7 +7107,7 @@ class Login:
         signed_in, said = proof
         if not signed_in:
             raise Problem('not-signed-in', f'codex at {self._settings.alias} ended, but its status says: {said}', 'Start again.')
-        for line in self._words()[-1:]:
+        for line in self._attempt.words()[-1:]:
             self._report.show(line)
         self._signed_in(said)
         self._leave('leave')
@@ -7839,11 +7849,27 @@ def ask_consent(words, options, device, report):
     device.prefer('agreed', '\n'.join([*agreed[-99:], mark]))
 
 
+def failed_page(options, device):
+    """The address of a failed page that is on the clipboard when the script is started for a server, if a person wants it delivered."""
+    if not options.destination or options.only_forwards or options.new_key or not device.can_agree() \
+            or not device.attempt(device.holds_address):
+        return None
+    with contextlib.suppress(Problem):
+        text = within(60 if device.app else 2, device.attempt, device.paste) or ''
+        redirect = parse_redirect(text)
+        if redirect.port and {'code', 'error'} & dict(parameters_of(redirect.target)).keys() and device.confirm(
+                f'The address of a failed page, localhost:{redirect.port}{redirect.path}, is on the clipboard. Deliver it to the login at '
+                f'{options.destination}'):
+            return text
+    return None
+
+
 def carry_out(options, device, report):
     """Do what `options` ask for; the exit status. Raises Problem and KeyboardInterrupt."""
     if options.check:
         return check(device, report)
     prepare(device, options)
+    options.finish = failed_page(options, device) if options.finish is None else options.finish
     if options.finish is not None:
         return finish(options, device, report)
     if options.add is not None:

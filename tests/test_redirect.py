@@ -245,3 +245,27 @@ def test_what_is_not_for_the_login_that_was_begun_by_hand_is_refused(run, server
     script = hand(run, server, spoil(person))
     assert words in failure(script)['message']
     assert program.poll() is None and not signed_in(server)
+
+
+@pytest.mark.parametrize('answer', ['yes', 'no'])
+def test_the_failed_page_s_address_on_the_clipboard_is_offered_when_the_script_is_started_for_a_server(run, server, by_hand, witness, answer):
+    program, person = by_hand
+    for name in ('xclip', 'pbpaste'):
+        (run.home.bin / name).write_text(f"#!/bin/sh\nprintf '%s' '{person.redirect()}'\n")
+        (run.home.bin / name).chmod(0o755)
+    script = run(json_events=False, terminal=True, environment={'DISPLAY': ':99'})
+    script.answer('is on the clipboard', answer)
+    if answer == 'yes':
+        assert script.wait() == 0 and signed_in(server) and len(witness.callbacks) == 1 and program.wait(PATIENCE) == 0
+    else:
+        script.wait_for_text('come back here')
+        script.interrupt()
+        assert script.wait() == 130 and not witness.callbacks
+
+
+def test_a_cut_is_said_with_what_goes_on(run, server):
+    script, person = on_terminal(run)
+    server.cut()
+    script.wait_for_text(r'is lost\. Connecting again … The sign-in page stays good\.')
+    script.wait_for_text('Connected again')
+    assert person.sign_in().status == 200 and script.wait() == 0
