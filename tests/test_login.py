@@ -469,6 +469,55 @@ def test_an_address_that_is_only_handed_to_an_opener_is_caught(run, server, open
 
 
 @pytest.mark.quick
+def test_a_proxy_that_is_named_before_the_sign_in_page_is_not_taken_for_it(run, server, home):
+    server.install('wrangler')
+    script = run(command=('echo 使用代理 http://127.0.0.1:7890; wrangler login; echo http://127.0.0.1:7890',))
+    sign_in = script.wait_for('sign-in')
+    assert 'redirect_uri' in sign_in['url'] and Browser(sign_in['url']).sign_in().status == 200
+    assert script.wait() == 0 and home.opened == [sign_in['url']] and names(script).count('sign-in') == 1
+
+
+def test_a_bare_address_is_opened_where_nothing_better_comes_and_what_is_better_later_all_the_same(run, server, home):
+    server.install('wrangler')
+    script = run(command=('echo http://localhost:7890/; until [ -e go ]; do sleep 0.1; done; wrangler login',))
+    assert eventually(lambda: home.opened == ['http://localhost:7890/'], 20)
+    (server.home / 'go').touch()
+    assert eventually(lambda: len(home.opened) == 2, 20) and Browser(home.opened[1]).sign_in().status == 200
+    assert script.wait() == 0
+
+
+@pytest.mark.quick
+def test_a_second_sign_in_of_the_same_command_is_opened_as_well(run, server, home):
+    server.install('wrangler')
+    script = run(command=('wrangler login && wrangler login',))
+    first = script.wait_for('sign-in')['url']
+    assert Browser(first).sign_in().status == 200
+    assert eventually(lambda: names(script).count('sign-in') == 2)
+    second = [event['url'] for event in script.events if event['event'] == 'sign-in'][1]
+    assert second != first and Browser(second).sign_in().status == 200
+    assert script.wait() == 0 and home.opened == [first, second]
+
+
+@pytest.mark.quick
+def test_a_one_time_code_of_any_program_is_copied_and_its_page_opened(run, home):
+    script = run(command=('echo "! First copy your one-time code: 4261-1EFE"; echo "Open this URL to continue in your web browser: '
+                          'https://github.com/login/device"; exec sleep 1000',), json_events=True, environment=home.own_clipboard())
+    assert script.wait_for('device-code')['code'] == '4261-1EFE'
+    script.wait_for('opened')
+    assert home.clipboard == '4261-1EFE' and home.opened == ['https://github.com/login/device']
+    script.interrupt()
+    assert script.wait() == 130
+
+
+def test_an_address_that_was_cut_is_not_opened_and_that_is_said(run, home):
+    script = run(command=('echo "https://id.example/a?client_id=x&redirect_uri=http%3A%2F%2Flocalhost%3A1455%2Fcb&state="; exec sleep 1000',))
+    assert eventually(lambda: 'cut off' in script.stderr)
+    assert home.opened == [] and 'sign-in' not in names(script)
+    script.interrupt()
+    assert script.wait() == 130
+
+
+@pytest.mark.quick
 def test_a_command_without_a_sign_in_just_runs(run):
     script = run(command=('echo "out  put"; echo "err" >&2; exit 3',), json_events=False)
     assert script.wait() == 3
