@@ -6955,7 +6955,7 @@ class Login:
                 raise
             attempt.problem = problem
             self._set('deadline', self.MORE_TIME)
-            return self._settle()       # the end of the program says more
+            return self._await_end()       # the end of the program says more
         target = local_target(answer.location, attempt.sign_in.port) if 300 <= answer.status < 400 else None
         if target and self._command.codex and target.partition('?')[0] == SUCCESS_PATH:
             attempt.proof = True, signed_in_as(target)      # it goes there only once the tokens are saved
@@ -6965,7 +6965,7 @@ class Login:
         self._report.tell('callback', delivered=True)
         if target:
             return self._go_to(target, self.FOLLOW_AFTER if browser else 0)
-        return 'waiting' if stage == 'open' else self._settle()
+        return 'waiting' if stage == 'open' else self._await_end()
 
     def _go_to(self, target, after=0):
         """The last page is to be asked for, by a browser or, if none comes, by this script."""
@@ -6998,17 +6998,17 @@ class Login:
         visits.answer(request, data, keep=last, leads_to=(*visits.pending.leads_to, *filter(None, [target]))[-20:])
         if last:
             attempt.timers.pop('follow', None)
-            return self._settle()
+            return self._await_end()
         return None
 
-    def _settle(self):
+    def _await_end(self):
         self._set('quiet', self.QUIET)
         return 'settling'
 
     def _look_again(self, _):
         """Its end may be told through a follower that is no longer there: another one reads it from the beginning."""
         self._attempt.program.follow_anew()
-        return self._settle()
+        return self._await_end()
 
     def _take_typed(self, line):
         """A person typed something: the address of a failed page."""

@@ -1,5 +1,8 @@
 """The way of one redirect on bad days: who may bring it, who comes back for it, how long it is waited for, where it ends."""
 
+import ast
+import importlib
+import inspect
 import os
 import re
 import shutil
@@ -10,7 +13,7 @@ import subprocess
 import pytest
 
 import embedded
-from harness import Browser
+from harness import SCRIPT, Browser
 from test_freeze import finish, names, on_terminal, opened, signed_in, witness  # noqa: F401
 from test_login import failure
 from waiting import PATIENCE
@@ -269,3 +272,21 @@ def test_a_cut_is_said_with_what_goes_on(run, server):
     script.wait_for_text(r'is lost\. Connecting again … The sign-in page stays good\.')
     script.wait_for_text('Connected again')
     assert person.sign_in().status == 200 and script.wait() == 0
+
+
+# --- The table ----------------------------------------------------------------------------------------------
+
+@pytest.mark.quick
+def test_each_move_of_the_table_is_one_of_the_login_s_and_takes_what_an_event_brings():
+    script = importlib.import_module('codex_login')
+    for move in set(script.MOVES.values()):
+        assert len(inspect.signature(getattr(script.Login, '_' + move)).parameters) == 2, move
+
+
+@pytest.mark.quick
+def test_nothing_in_a_class_has_the_name_of_something_else_there():
+    for node in ast.walk(ast.parse(SCRIPT.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.ClassDef):
+            found = [one.name for one in node.body if isinstance(one, ast.FunctionDef) and not any(
+                isinstance(how, ast.Attribute) and how.attr == 'setter' for how in one.decorator_list)]
+            assert len(found) == len(set(found)), (node.name, [name for name in found if found.count(name) > 1])
