@@ -911,9 +911,9 @@ class Transcript:
             line = bytes(self._buffer[:end])
             del self._buffer[:end + (self._buffer[end:end + 1] == b'\n')]
             self._searched = 0
-            self._take(line, found)
+            self._read(line, found)
 
-    def _take(self, line, found):
+    def _read(self, line, found):
         if line.startswith(self._prefix):
             name, _, text = line[len(self._prefix):].decode('utf-8', 'replace').partition(' ')
             found.append(Record(name, text))
@@ -1261,7 +1261,7 @@ class Request(NamedTuple):
 
 
 class Reader:
-    """Reads one message from pieces of any size: Reader(read_request) a Request, Reader(read_answer) an Answer (RFC 9112).
+    """Reads one message from pieces of any size: Reader(read_request) a Request, Reader(read_reply) a Reply (RFC 9112).
 
     `unended` says that some of a body is there, and that nothing tells where it ends: no length, nor a promise to close.
     """
@@ -1339,19 +1339,19 @@ def request_text(request, cookies=()):
     return '\r\n'.join([*lines, 'Connection: close', '', '']).encode('latin-1') + (request.body or b'')
 
 
-class Answer(NamedTuple):
-    """An HTTP answer: its status, its Location or '', all its bytes, and the names of the cookies that it sets."""
+class Reply(NamedTuple):
+    """An HTTP reply: its status, its Location or '', all its bytes, and the names of the cookies that it sets."""
     status: int
     location: str
     data: bytes
     cookies: tuple = ()
 
 
-def read_answer(reader):
+def read_reply(reader):
     status = 100
-    while status < 200 and status != 101:       # 1xx: the answer is still to come
+    while status < 200 and status != 101:       # 1xx: the reply is still to come
         start = reader.at
-        match, lines = yield from read_head(reader, r'HTTP/1\.([01]) ([1-9][0-9]{2})(?![0-9])', 'answer')
+        match, lines = yield from read_head(reader, r'HTTP/1\.([01]) ([1-9][0-9]{2})(?![0-9])', 'reply')
         status, headers = int(match[2]), {name.lower(): value for name, value in lines}
     length = headers.get('content-length', '')
     if status in (204, 304):
@@ -1370,7 +1370,7 @@ def read_answer(reader):
             reader.unended = not closes and len(reader.data) > reader.at
             yield
         reader.at = len(reader.data)
-    yield Answer(status, headers.get('location', ''), bytes(reader.data[start:reader.at]),
+    yield Reply(status, headers.get('location', ''), bytes(reader.data[start:reader.at]),
                  tuple(value.partition('=')[0].strip() for name, value in lines if name.lower() == 'set-cookie'))
 
 
@@ -6103,7 +6103,7 @@ class Courier:
         self.cookies = set()        # the names of those that the program has set
 
     def carry(self, request):
-        """The Answer to a redirect, which arrives once.
+        """The Reply to a redirect, which arrives once.
 
         Raises Problem: 'refused' where nothing waits for it any more, 'forbidden', 'link' where the connection does not come
         back, 'unknown' where it may have arrived.
@@ -6117,7 +6117,7 @@ class Courier:
                 return answer
 
     def fetch(self, target_or_request):
-        """The whole Answer to what may be asked for again. Raises Problem as carry() does."""
+        """The whole Reply to what may be asked for again. Raises Problem as carry() does."""
         request = target_or_request
         if isinstance(request, str):
             request = Request('GET', request, (('Host', f'localhost:{self._port}'),))
@@ -6135,17 +6135,17 @@ class Courier:
         return signed_in, words
 
     def last_words(self, limit=LAST_WORDS):
-        """The Answer that says how the program ended, as good as the one that was lost with it. Raises Problem 'unknown'."""
+        """The Reply that says how the program ended, as good as the one that was lost with it. Raises Problem 'unknown'."""
         for step in awake(limit if self._program.folder else 0.1, 0.1):
             if self._program.exited is None:
                 Box().take(step, None)
         if self._program.exited == 0:
-            return Answer(200, '', page('Signed in', 'The sign-in is complete. You can close this page.'))
+            return Reply(200, '', page('Signed in', 'The sign-in is complete. You can close this page.'))
         raise Problem('unknown', 'The connection broke while the redirect was delivered; it may have arrived.'
                       if self._program.exited is None else 'The sign-in has failed at the server.', 'The app says more, or the server.')
 
     def _what_became_of_it(self):
-        """The Answer in place of a lost one; None where the redirect never came to codex. Raises Problem."""
+        """The Reply in place of a lost one; None where the redirect never came to codex. Raises Problem."""
         try:
             if self._program.command.codex and self._program.exited is None:
                 return self.fetch(SUCCESS_PATH) if self.arrived()[0] else None
@@ -6161,7 +6161,7 @@ class Courier:
             for start in range(0, len(data), self.PIECE):
                 channel.sendall(data[start:start + self.PIECE])
                 sent += self.PIECE
-            answer = self._read_answer(channel)
+            answer = self._read_reply(channel)
             self.cookies.update(answer.cookies)
             return answer
         except (*LOST, ValueError):
@@ -6186,10 +6186,10 @@ class Courier:
                 elif problem.kind != 'link' or elapsed() > self.until:
                     raise
 
-    def _read_answer(self, channel):
-        """The Answer that comes through `channel`. Raises OSError or ValueError where it breaks off."""
+    def _read_reply(self, channel):
+        """The Reply that comes through `channel`. Raises OSError or ValueError where it breaks off."""
         channel.settimeout(1.0)
-        reader, answer, silent = Reader(read_answer), None, awake(self.ANSWER_LIMIT, 1.0)
+        reader, answer, silent = Reader(read_reply), None, awake(self.ANSWER_LIMIT, 1.0)
         while not answer:
             try:
                 piece = channel.recv(65536)

@@ -94,8 +94,8 @@ def read_request(text):
     return script.Reader(script.read_request).feed(text.encode('latin-1', 'replace'))
 
 
-def read_answer(text):
-    reader = script.Reader(script.read_answer)
+def read_reply(text):
+    reader = script.Reader(script.read_reply)
     return reader.feed(text.encode('latin-1', 'replace')) or reader.feed(b'')
 
 
@@ -143,7 +143,7 @@ READERS = {
     'page': (lambda text: script.check_page(text, 'a.example', str.isupper), ['https://a.example/?', 'redirect_uri=', 'https%3A%2F%2Fb', '&', ' ', ';', 'http://', '10.0.0.1', '.local'], Problem),
     'device code': (read_device_code, ['https://a.example/', 'ABCD', '-', 'EF12', ' ', '_', 'x', '.', ')'], ()),
     'request': (read_request, ['GET ', '/', ' HTTP/1.1', '\r\n', 'Host: localhost', ':', ' ', 'A', '//[', '\x00'], ValueError),
-    'answer': (read_answer, ['HTTP/1.1 ', '302', '\r\n', 'Content-Length: ', '9' * 50, '²', 'Location: ', '//[', ':', ' '], ValueError),
+    'answer': (read_reply, ['HTTP/1.1 ', '302', '\r\n', 'Content-Length: ', '9' * 50, '²', 'Location: ', '//[', ':', ' '], ValueError),
     'key file': (read_key_file, [
         '-----BEGIN ', 'OPENSSH ', 'A', ' ', 'PRIVATE KEY-----', '\n', '-----END', 'RSA ', 'Proc-Type: 4,ENCRYPTED', 'b3BlbnNzaC1rZXktdjEA'],
         Problem),
@@ -322,7 +322,7 @@ ANSWERS = ['HTTP/1.1 200 OK', 'HTTP/1.1 100 x', 'HTTP/1.0 204', '\r\n', '\n', 'C
 def test_an_answer_is_the_same_in_pieces_of_any_size(text):
     data, results = text.encode('latin-1', 'replace'), []
     for size in (1, 2, 3, len(data) or 1):
-        reader, answer = script.Reader(script.read_answer), None
+        reader, answer = script.Reader(script.read_reply), None
         try:
             for at in range(0, len(data), size):
                 answer = reader.feed(data[at:at + size])
@@ -337,7 +337,7 @@ def test_an_answer_is_the_same_in_pieces_of_any_size(text):
 @runs
 @given(st.integers(200, 599).filter(lambda status: status not in (204, 304)), st.binary(max_size=40), st.integers(0, 60))
 def test_an_answer_is_there_when_its_length_is(status, body, length):
-    reader = script.Reader(script.read_answer)
+    reader = script.Reader(script.read_reply)
     data = b'HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n' % (status, length) + body
     if length <= len(body):
         answer = reader.feed(data)
@@ -529,10 +529,10 @@ def test_an_answer_byte_by_byte_is_no_more_work_than_its_length(head):
     data = head + b'x' * LENGTHY
     with budget():
         if head:
-            assert len(courier()._read_answer(Pieces(data)).data) == len(data)
+            assert len(courier()._read_reply(Pieces(data)).data) == len(data)
         else:
             with pytest.raises(ValueError):
-                courier()._read_answer(Pieces(data))
+                courier()._read_reply(Pieces(data))
 
 
 def test_a_request_byte_by_byte_is_no_more_work_than_its_length():

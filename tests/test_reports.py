@@ -161,7 +161,7 @@ def test_only_ascii_digits_are_a_port_or_a_time(text):
 @pytest.mark.parametrize('length', ['²', '9' * 5000, '-1', ''])
 def test_a_server_s_length_that_is_no_number_is_none(length):
     data = f'HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nbody'.encode('latin-1')
-    reader = codex_login.Reader(codex_login.read_answer)
+    reader = codex_login.Reader(codex_login.read_reply)
     assert reader.feed(data) is None and reader.feed(b'').status == 200
 
 

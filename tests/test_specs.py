@@ -906,8 +906,8 @@ def test_a_request_is_delivered_as_one_that_ends_the_connection():
                     b'Host: 127.0.0.1:1455\r\nX-Empty: \r\nConnection: close\r\n\r\n')
 
 
-def read_answer(data, ended=False):
-    reader = script.Reader(script.read_answer)
+def read_reply(data, ended=False):
+    reader = script.Reader(script.read_reply)
     return reader.feed(data) or (reader.feed(b'') if ended else None)
 
 
@@ -925,19 +925,19 @@ CHUNKS = b'Transfer-Encoding: Chunked\r\n\r\n5;note=any\r\nhello\r\n00a\r\n\r\n0
     (b'HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n', 304, ''),
 ])
 def test_an_answer_ends_as_it_says_itself_and_not_before(data, status, location):
-    given = pieces_of(script.read_answer, data)
+    given = pieces_of(script.read_reply, data)
     assert [bool(answer) for answer in given] == [False] * (len(data) - 1) + [True]
-    assert given[-1] == (status, location, data, ()) == read_answer(data + b'HTTP/1.1 200 next')
+    assert given[-1] == (status, location, data, ()) == read_reply(data + b'HTTP/1.1 200 next')
     for length in range(len(data)):
         with pytest.raises(ValueError):
-            read_answer(data[:length], ended=True)
+            read_reply(data[:length], ended=True)
 
 
 def test_what_comes_before_an_answer_is_left_out():
     before = b'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\nLocation: /early\r\n\r\n'
     data = b'HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx'
-    assert pieces_of(script.read_answer, before + data)[-1] == (200, '', data, ())
-    assert read_answer(before) is None
+    assert pieces_of(script.read_reply, before + data)[-1] == (200, '', data, ())
+    assert read_reply(before) is None
 
 
 @pytest.mark.parametrize('head, unended', [
@@ -946,7 +946,7 @@ def test_what_comes_before_an_answer_is_left_out():
     (b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n', False), (b'HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n', True),
 ])
 def test_an_answer_without_a_length_ends_with_its_connection_or_nobody_knows_where(head, unended):
-    reader = script.Reader(script.read_answer)
+    reader = script.Reader(script.read_reply)
     assert reader.feed(head) is None and not reader.unended
     assert reader.feed(b'hello') is None and reader.unended == unended
     if b'Content-Length: 9' not in head:
@@ -955,7 +955,7 @@ def test_an_answer_without_a_length_ends_with_its_connection_or_nobody_knows_whe
 
 def test_the_cookies_that_an_answer_sets_are_this_logins():
     data = b'HTTP/1.1 200 OK\r\nSet-Cookie: a=b; Path=/\r\nset-cookie: c =d\r\nContent-Length: 0\r\n\r\n'
-    assert read_answer(data).cookies == ('a', 'c')
+    assert read_reply(data).cookies == ('a', 'c')
 
 
 @pytest.mark.parametrize('data, ended', [
@@ -966,12 +966,12 @@ def test_the_cookies_that_an_answer_sets_are_this_logins():
 ])
 def test_an_answer_that_breaks_off_or_is_none_is_refused(data, ended):
     with pytest.raises(ValueError):
-        read_answer(data, ended)
+        read_reply(data, ended)
 
 
 def test_nothing_at_all_is_no_answer():
     with pytest.raises(ValueError):
-        script.Reader(script.read_answer).feed(b'')
+        script.Reader(script.read_reply).feed(b'')
 
 
 @pytest.mark.parametrize('location, target', [
@@ -992,7 +992,7 @@ def test_a_page_says_anything_safely_and_in_full():
     assert 'café &amp; ' in body.decode() and b'http-equiv="refresh" content="2"' in body
     assert b'refresh' not in script.page('a', 'b')
     assert script.page('', '', status=204).partition(b'\r\n\r\n')[2] == b'', 'a browser takes what follows for another answer'
-    assert read_answer(data).status == 502
+    assert read_reply(data).status == 502
 
 
 # --- What may pass at the redirect's port -------------------------------------------------------------------
