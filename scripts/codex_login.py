@@ -5180,18 +5180,20 @@ class Listener:
 class Pump:
     """Moves bytes between a socket and a Channel, on the board: each direction until its own end of file, every byte once.
 
-    What the receiver does not take waits at the sender: no more than a channel's window is kept here. `ended()` is called when
-    both directions have ended, or an end is gone; both ends are closed then.
+    What the receiver does not take waits at the sender: no more than a channel's window is kept here. `is_client`: whether the
+    socket is the client's, and not its target's. `ended()` is called when both directions have ended, or an end is gone; both
+    ends are closed then.
     """
     PIECE = 8 * (32 * 1024 - 64)    # bytes: full packets, as Channel sends them
     TURNS = 4                       # pieces each way until others have their turn
-    LINGER = 10.0                   # s that a client may still send to a server that has closed: cut off, it would lose the answer
+    LINGER, MOST_IN_VAIN = 10.0, 1 << 25    # s and bytes that a client may still send to a server that has closed: cut off at once,
+                                    # it would lose the answer
 
-    def __init__(self, board, sock, channel, ended):
-        self._board, self._sock, self._channel, self._ended = board, sock, channel, ended
+    def __init__(self, board, sock, channel, is_client, ended):
+        self._board, self._sock, self._channel, self._is_client, self._ended = board, sock, channel, is_client, ended
         self._readable = self._writable = True
         self._up_ended = self._down_ended = self._deaf = self._over = False
-        self._events, self._linger = 0, None
+        self._events, self._linger, self._in_vain = 0, None, 0
         _set_option(sock, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         channel.heard = channel.room_again = self._ring
         self._ring()
@@ -5216,6 +5218,8 @@ class Pump:
             return self.end(reset=True)         # cut off on the way: nobody may take a part for the whole
         if self._up_ended and (self._down_ended or self._deaf):
             return self.end()
+        if self._in_vain > self.MOST_IN_VAIN or self._down_ended and channel.closed and not self._is_client:
+            return self.end()           # who might have wanted what the target still says is gone
         if self._down_ended and channel.closed and not self._linger:
             self._linger = self._board.after(self.LINGER, self.end)
             again = True
@@ -5255,7 +5259,9 @@ class Pump:
                 self._up_ended = True
                 self._channel.shutdown_write()
                 return False
-            if not self._linger:
+            if self._linger:
+                self._in_vain += count
+            else:
                 with contextlib.suppress(BrokenPipeError):      # the server has closed it just now
                     self._channel.sendall(piece[:count])
             self._readable = count == most      # less: the system has no more for now
@@ -5442,7 +5448,7 @@ class Client:
             far.close()
             return self.end()
         sock, channel = (far, self._near) if self._remote else (self._near, far)
-        self._pump = Pump(self._board, sock, channel, self._ended)
+        self._pump = Pump(self._board, sock, channel, not self._remote, self._ended)
 
     def _not_reached(self, problem):
         self._forwards.tell('unreached', message=problem.message)

@@ -10,7 +10,7 @@
     taker.take(script, 'readable')              # its listeners say for ever that somebody is there, and nobody is
     taker.accepts()                             # how often those were asked for whoever is there
 
-Both start a small program that changes a few functions of Python's, then runs the script as its own main program.
+All start a small program that changes a few functions of Python's, then runs the script as its own main program.
 """
 
 import mmap
@@ -105,6 +105,20 @@ def started_with(path, *harms):
     return path
 
 
+COUNTED = """
+import gc, mmap, signal, struct
+
+def _counter():
+    with open({file!r}, 'r+b') as file:
+        shared = mmap.mmap(file.fileno(), 16)
+
+    def count(*_):
+        struct.pack_into('2q', shared, 0, len(gc.get_objects()), struct.unpack_from('q', shared, 8)[0] + 1)
+    signal.signal(signal.SIGUSR1, count)
+_counter()
+"""
+
+
 class _Harm:
     """A program that harms the script, and the piece of memory that both look at."""
     TEXT = ''
@@ -154,6 +168,18 @@ class Taker(_Harm):
 
     def _count(self, place):
         return struct.unpack_from('q', self._shared, place)[0]
+
+
+class Objects(_Harm):
+    """Does no harm: counts what a script keeps."""
+    TEXT = COUNTED
+
+    def count(self, script):
+        """How many objects there are that may know others, those of circles that nobody has broken up among them."""
+        before = struct.unpack_from('q', self._shared, 8)[0]
+        os.kill(script.process.pid, signal.SIGUSR1)
+        until(lambda: struct.unpack_from('q', self._shared, 8)[0] > before, 'objects are counted')
+        return struct.unpack_from('q', self._shared)[0]
 
 
 POSSIBLE = sys.platform == 'linux'

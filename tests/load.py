@@ -18,7 +18,7 @@ import socket
 import struct
 import threading
 
-from waiting import PATIENCE, eventually, until
+from waiting import PATIENCE, comes, eventually, until
 
 MEBI = 1 << 20
 WORKERS = 8
@@ -345,6 +345,11 @@ class Meter:
             with contextlib.suppress(OSError):
                 count += int(status.read_text().partition('\nvoluntary_ctxt_switches:')[2].split()[0])
         return count
+
+    def is_still(self):
+        """Whether it has begun all that it begins by itself: nobody runs between two looks."""
+        before = self.wake_ups()
+        return not comes(lambda: self.wake_ups() > before, within=0.3)
 
     def state(self):
         return {'threads': self.threads(), 'descriptors': self.descriptors()}

@@ -96,7 +96,6 @@ def test_the_list_of_started_threads_knows_those_of_the_script_and_of_paramiko(r
         assert script.wait() == 130
 
 
-@pytest.mark.xfail(strict=True, reason='a connection through a tunnel has threads of its own, where none rests')
 @pytest.mark.parametrize('mode', ['L', 'R', 'D'])
 def test_a_tunnel_starts_no_thread_for_a_connection(run, counted, mode):
     with Target(echo) as target:
