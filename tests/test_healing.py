@@ -21,11 +21,6 @@ FROZEN = 4.2
 ALIVE = ('-o', 'ServerAliveInterval=1', '-o', 'ServerAliveCountMax=2', '-o', 'ConnectTimeout=3')
 
 
-def fault(number, words, strict=True):
-    """What fails today, by the number of the fault; not `strict` where it strikes nearly always, and not for certain."""
-    return pytest.mark.xfail(strict=strict, reason=f'fault {number}: {words}')
-
-
 @pytest.fixture
 def here():
     """An echo, on this machine."""

@@ -74,7 +74,6 @@ def test_where_nobody_types_there_are_four(run):
     assert script.wait() == 130
 
 
-@pytest.mark.xfail(strict=True, reason='a plain login starts eleven threads')
 def test_a_plain_login_starts_eight_threads(run, counted):
     script = run(json_events=False, terminal=True, script=counted.script)
     url = script.wait_for_text(r'https?://\S*redirect_uri\S*')[0]

@@ -1,5 +1,6 @@
 """The tunnels as a person has them: the whole script with -L, -R, -D, -N and -J against an embedded server."""
 
+import contextlib
 import socket
 import socketserver
 import threading
@@ -49,6 +50,14 @@ def say(port, words=b'hello', limit=PATIENCE):
         while piece := sock.recv(65536):
             answer += piece
         return answer
+
+
+@contextlib.contextmanager
+def held_port():
+    """A port that another program has, on both loopbacks."""
+    port = free_port()
+    with socket.create_server(('127.0.0.1', port)), socket.create_server(('::1', port), family=socket.AF_INET6):
+        yield port
 
 
 def ended(script, status):
@@ -108,8 +117,7 @@ def test_a_socks_proxy_goes_out_at_the_server(run, echo):
 
 @pytest.mark.quick
 def test_a_busy_port_is_named_and_the_other_tunnels_go_on(run, echo):
-    with socket.create_server(('127.0.0.1', 0)) as holder:
-        busy = holder.getsockname()[1]
+    with held_port() as busy:
         script = run('-N', '-L', f'{busy}:127.0.0.1:{echo}', '-L', f'0:127.0.0.1:{echo}')
         assert say(script.wait_for('listening', mode='L')['port']) == b'hello'
         assert f'port {busy}' in script.stderr and 'another program' in script.stderr
@@ -119,8 +127,7 @@ def test_a_busy_port_is_named_and_the_other_tunnels_go_on(run, echo):
 
 @pytest.mark.quick
 def test_exit_on_forward_failure_ends_at_once(run, echo):
-    with socket.create_server(('127.0.0.1', 0)) as holder:
-        busy = holder.getsockname()[1]
+    with held_port() as busy:
         script = run('-N', '-o', 'ExitOnForwardFailure=yes', '-L', f'{busy}:127.0.0.1:{echo}')
         error = ended(script, 255)
     assert error['kind'] == 'listen' and str(busy) in error['message'] and error['hint']
