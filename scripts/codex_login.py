@@ -28,7 +28,6 @@ import heapq
 import io
 import itertools
 import os
-import queue
 import re
 import selectors
 import socket
@@ -287,14 +286,6 @@ class Board:
         except Exception as error:
             import logging
             logging.getLogger('codex_login').debug('%r ended by %r', function, error, exc_info=True)
-
-
-def take(inbox, limit):
-    """The next item of a queue, within `limit` waking seconds. Raises queue.Empty."""
-    for step in awake(limit):
-        with contextlib.suppress(queue.Empty):
-            return inbox.get(timeout=step)
-    raise queue.Empty
 
 
 # == 2. What people write ==============================================================================================
@@ -1602,6 +1593,12 @@ def write_private(path, text):
     except BaseException:
         remove_file(new)
         raise
+
+
+def read_text(path):
+    """The text of a file, whose lines end where \\n is; None where it cannot be read."""
+    with contextlib.suppress(OSError), open(path, encoding='utf-8', errors='replace', newline='\n') as file:
+        return file.read()
 
 
 def remove_file(path):
@@ -3020,38 +3017,32 @@ class _KeyFile(NamedTuple):
 
     @classmethod
     def of(cls, path, text):
-        if text.startswith(('ssh-', 'ecdsa-', 'sk-')):
-            raise Problem('key', f'{path} is the public half of a key.', 'Name the file without .pub.')
-        if text.startswith('PuTTY-User-Key-File'):
-            raise Problem('key', f'{path} is a key of PuTTY.',
-                          f'Convert it: puttygen {path} -O private-openssh -o KEY')
         armour = re.search('-----BEGIN ([A-Z ]*)PRIVATE KEY-----', text)
-        if not armour:
-            raise Problem('key', f'{path} holds no private key.')
-        label = armour[1].strip()
-        if label == 'OPENSSH':
-            try:
-                return cls._openssh(path, text)
-            except ValueError as error:
-                raise Problem('key', f'The key {path} is damaged: {error}', 'Copy the file again.') from error
-        if label == 'DSA':
-            raise Problem('key', f'{path} is a DSA key, which no server accepts today.',
-                          'Make a new one: --new-key.')
-        return cls(label, label == 'ENCRYPTED' or 'Proc-Type: 4,ENCRYPTED' in text)
+        label = armour[1].strip() if armour else ''
+        for useless, message, hint in (
+                (text.startswith(('ssh-', 'ecdsa-', 'sk-')), 'is the public half of a key.', 'Name the file without .pub.'),
+                (text.startswith('PuTTY-User-Key-File'), 'is a key of PuTTY.',
+                 f'Convert it: puttygen {path} -O private-openssh -o KEY'),
+                (not armour, 'holds no private key.', ''),
+                (label == 'DSA', 'is a DSA key, which no server accepts today.', 'Make a new one: --new-key.')):
+            if useless:
+                raise Problem('key', f'{path} {message}', hint)
+        try:
+            return cls._openssh(path, base64.b64decode(text.partition(armour[0])[2].partition('-----END')[0])) \
+                if label == 'OPENSSH' else cls(label, label == 'ENCRYPTED' or 'Proc-Type: 4,ENCRYPTED' in text)
+        except ValueError as error:
+            raise Problem('key', f'The key {path} is damaged: {error}', 'Copy the file again.') from error
 
     @classmethod
-    def _openssh(cls, path, text):
-        body = text.partition('-----BEGIN OPENSSH PRIVATE KEY-----')[2].partition('-----END')[0]
-        data = base64.b64decode(body)
+    def _openssh(cls, path, data):
         if not data.startswith(OPENSSH_MAGIC):
             raise ValueError('no key inside')
         reader = SshReader(data[len(OPENSSH_MAGIC):])
-        cipher = reader.string()
+        cipher, _, _, count = reader.string(), reader.string(), reader.string(), reader.uint32()    # kdf, its options
         if cipher not in (b'none', b'aes256-ctr', b'aes256-cbc'):
             raise Problem('key', f'The key {path} is encrypted by a cipher that is not read here.',
                           f'Convert a copy of it: ssh-keygen -p -Z aes256-ctr -f {path}')
-        reader.string(), reader.string()        # key derivation and its options
-        if reader.uint32() != 1:
+        if count != 1:
             raise ValueError('more than one key inside')
         public = reader.string()
         if key_type(public).startswith('sk-'):
@@ -3132,18 +3123,23 @@ class SshReader:
         self._data, self._at = data, 0
 
     def byte(self):
+        """The next byte, as a number."""
         return self._take(1)[0]
 
     def rest(self):
+        """All that is left; it stays."""
         return self._data[self._at:]
 
     def uint32(self):
+        """The next number of four bytes."""
         return int.from_bytes(self._take(4), 'big')
 
     def string(self):
+        """The next bytes that say how many they are."""
         return self._take(self.uint32())
 
     def integer(self):
+        """The next number of any size (mpint), not negative."""
         return int.from_bytes(self.string(), 'big')
 
     def _take(self, count):
@@ -3221,7 +3217,6 @@ class Agent:
     """The keys that an ssh-agent holds, by its socket (draft-ietf-sshm-ssh-agent). Raises Problem('agent')."""
     LIMIT, SIGN_LIMIT = 10.0, 60.0          # seconds; it may ask a person whether it may sign
     LARGEST = 1 << 18                       # bytes of an answer
-    FLAGS = {'rsa-sha2-256': 2, 'rsa-sha2-512': 4}
 
     def __init__(self, path):
         self._path = path
@@ -3230,13 +3225,13 @@ class Agent:
         """[(public key, comment)]; [] where no agent listens."""
         if not hasattr(socket, 'AF_UNIX') or not os.path.exists(self._path):
             return []
-        return self._ask(b'\x0b', 12, self.LIMIT, lambda answer: [
+        return self._ask(packet(11), 12, self.LIMIT, lambda answer: [
             (answer.string(), answer.string().decode('utf-8', 'replace')) for _ in range(answer.uint32())])
 
     def sign(self, blob, data, algorithm):
         """The signature of `data` by one of its keys (RFC 4253, section 6.6)."""
-        request = b'\x0d' + _string(blob) + _string(data) + struct.pack('>I', self.FLAGS.get(algorithm, 0))
-        return self._ask(request, 14, self.SIGN_LIMIT, SshReader.string)
+        flags = {'rsa-sha2-256': 2, 'rsa-sha2-512': 4}.get(algorithm, 0)
+        return self._ask(packet(13, blob, data, flags), 14, self.SIGN_LIMIT, SshReader.string)
 
     def _ask(self, request, wanted, limit, read):
         try:
@@ -3825,7 +3820,6 @@ class Dialling:
             began = elapsed()
             sock.connect(address)
             self.round_trip = elapsed() - began
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
         except BaseException:
             sock.close()
@@ -3879,6 +3873,7 @@ class Pins:
         return None
 
     def set(self, host, port, fingerprints):
+        """Pair a server with these keys from now on; with none, no more. Raises OSError."""
         import json
         pins = {**self._all(), known_hosts_name(host, port): list(fingerprints)}
         write_private(self._path, json.dumps({name: prints for name, prints in pins.items() if prints}))
@@ -3895,14 +3890,19 @@ class HostKeys:
 
     def _look(self):
         """(the KnownKeys of the server, those of its host without the port, which count where there is no other)."""
-        settings, texts = self._settings, {}
+        settings, host, texts = self._settings, self._settings.host.lower(), {}
         for path in (*settings.known_hosts_files, *settings.global_files):
-            with contextlib.suppress(OSError), open(path, encoding='utf-8', errors='replace', newline='\n') as file:
-                texts[path] = file.read()
-        host = settings.host.lower()
+            texts[path] = read_text(path) or ''
         names = [settings.known_as] + [host] * (settings.known_as == f'[{host}]:{settings.port}')
         known, *without_port = ([key for path, text in texts.items() for key in known_keys(text, name, path)] for name in names)
-        return known, without_port[0] if without_port and all(key.marker for key in known) else []
+        without_port = without_port[0] if without_port and all(key.marker for key in known) else []
+        for path in settings.revoked_files:
+            text = read_text(path)
+            if text is None or text.startswith('SSHKRL'):
+                raise Problem('host-key', f'{path} is to say which host keys are revoked, and cannot be read.',
+                              'Have RevokedHostKeys name a file of public keys, one a line; KRLs are not read here.')
+            known += known_keys(re.sub('(?m)^', '@revoked * ', text), settings.known_as, path)
+        return known, without_port
 
     def types(self):
         """The key types already known for the server, to be asked for first."""
@@ -3923,7 +3923,6 @@ class HostKeys:
         (known, without_port), self._seen = self._seen or self._look(), None
         settings, name, shown = self._settings, self._settings.known_as, f'{key_type(blob)} {fingerprint(blob)}'
         strict = 'yes' if settings.strict == 'ask' and (settings.batch or self._device.alone) else settings.strict
-        self._check_revoked(blob)
         pins = self._pins()
         verdict, key = judge_host_key(known, pins, strict, blob)
         if verdict in ('ask', 'add', 'unknown', 'certificate') and pins is None \
@@ -3936,12 +3935,12 @@ class HostKeys:
             'revoked': (f'{of_name} is marked as revoked in {place}.', 'Do not connect. Ask whoever runs the server.'),
             'unpinned': (f'{of_name} is not the one of its pairing link: {shown}. Somebody may be in between.',
                          'Ask whoever runs the server, or pair again at the server.'),
-            'changed': (f'The host key of {name} has CHANGED: it is now {shown}, but {place} has another. Somebody may be '
-                        'in between.', f'Ask whoever runs the server. If the change is right, {key and self._cure(key)}'),
+            'changed': (f'The host key of {name} has CHANGED: it is now {shown}, but {place} has another. Somebody may be in between.',
+                        f'Ask whoever runs the server. If the change is right, {key and self._cure(key)}'),
             'certificate': (f'{of_name} is vouched for by a certificate ({place}), which this script cannot check: {shown}',
                             'If that is its fingerprint, accept it once at a terminal; then it is known without one.'),
-            'unknown': (f'The host key of {name} is not known: {shown}', 'If that is its fingerprint, accept it once at a '
-                        'terminal, or with -o StrictHostKeyChecking=accept-new.')}
+            'unknown': (f'The host key of {name} is not known: {shown}', 'If that is its fingerprint, accept it once at a terminal, or with '
+                        '-o StrictHostKeyChecking=accept-new.')}
         if verdict in refusals:
             raise Problem('host-key', *refusals[verdict])
         if self._trusted and verdict != 'trusted':      # of several known ones, as of a cluster's nodes, each is as good
@@ -3952,18 +3951,6 @@ class HostKeys:
         if verdict != 'trusted':
             self._add(f'{name} {key_type(blob)} {base64.b64encode(blob).decode()}\n')
         self._trusted = blob
-
-    def _check_revoked(self, blob):
-        for path in self._settings.revoked_files:
-            text = b''
-            with contextlib.suppress(OSError), open(path, 'rb') as file:
-                text = file.read() or b'#'
-            if not text or text.startswith(b'SSHKRL'):
-                raise Problem('host-key', f'{path} should say which host keys are revoked, but it is no file that can be read here.',
-                              'Have RevokedHostKeys name a file of public keys, one a line; KRLs are not read.')
-            if base64.b64encode(blob) in text.split():
-                raise Problem('host-key', f'The host key of {self._settings.known_as} is revoked in {path}.',
-                              'Do not connect. Ask whoever runs the server.')
 
     def _cure(self, key):
         """What takes a key that is no longer right out of known_hosts."""
@@ -3981,10 +3968,10 @@ class HostKeys:
                 'Somebody may be in between. Ask whoever runs the server. Only where they say that it was set up anew, and that '
                 f'this is its key, type the word {self.WORD}:').strip().lower() != self.WORD:
             return False
-        gone = [key.place for key in known]
+        gone = [key.place for key in known if not key.marker]
         for path in self._settings.known_hosts_files:
-            with contextlib.suppress(OSError), open(path, encoding='utf-8', errors='replace', newline='\n') as file:
-                lines = enumerate(file.read().split('\n'), 1)
+            lines = enumerate((read_text(path) or '').split('\n'), 1)
+            with contextlib.suppress(OSError):      # whoever adds the new one says so
                 write_private(path, '\n'.join(line for number, line in lines if f'{path}, line {number}' not in gone))
         return True
 
@@ -4003,11 +3990,8 @@ class HostKeys:
         path = self._settings.known_hosts_files[0]
         try:
             os.makedirs(os.path.dirname(path) or '.', mode=0o700, exist_ok=True)
-            with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), 'rb+') as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - 1))
-                start = b'\n' if file.read(1) not in (b'', b'\n') else b''
-                file.write(start + line.encode())
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 'a', encoding='utf-8') as file:
+                file.write(line if (read_text(path) or '\n').endswith('\n') else f'\n{line}')
         except OSError as error:
             # As with ssh, no end of the login: only that it is asked about again.
             print(f'The host key cannot be saved in {path}: {error.strerror}.', file=sys.stderr)
@@ -4037,11 +4021,6 @@ class Authentication:
             raise load_paramiko().SSHException('the server talks on and on')        # which ends the connection
         self._heard.put((number, message))
 
-    @property
-    def takes_keys_first(self):
-        """Whether it is a server that is known to take a key for a beginning; others may end the connection at it."""
-        return self._transport.remote_version.startswith(('SSH-2.0-OpenSSH', 'SSH-2.0-dropbear'))
-
     def still_there(self):
         """Raises EOFError where the connection has ended: nobody is asked for what it has no use for."""
         if not self._transport.is_active():
@@ -4058,13 +4037,12 @@ class Authentication:
         return self._outcome(lambda message: True)
 
     def publickey(self, blob, sign):
-        """Prove to have the private half of `blob`. None where `sign(data, algorithm)` gives no signature."""
+        """Prove to have the private half of `blob`: `sign(data, algorithm)` gives its signature."""
         algorithm = signature_algorithm(self._transport, blob)
-        signed = packet(self.REQUEST, *self._head('publickey'), True, algorithm, blob)
+        signed = packet(self.REQUEST, self._user, 'ssh-connection', 'publickey', True, algorithm, blob)
         signature = sign(_string(self._transport.session_id) + signed, algorithm.replace(CERTIFICATE, ''))
-        if signature:
-            self._request('publickey', True, algorithm, blob, signature)
-            return self._outcome()
+        self._request('publickey', True, algorithm, blob, signature)
+        return self._outcome()
 
     def password(self, secret):
         """Raises Problem('auth') where it is right, and has to be changed."""
@@ -4108,11 +4086,8 @@ class Authentication:
                 self.still_there()
         raise Problem('connect', f'The server did not answer within {self._limit:g} s whether it lets {self._user} in.', 'Try again.')
 
-    def _head(self, method):
-        return self._user, 'ssh-connection', method
-
     def _request(self, method, *fields):
-        self._send(self.REQUEST, *self._head(method), *fields)
+        self._send(self.REQUEST, self._user, 'ssh-connection', method, *fields)
 
     def _send(self, number, *fields):
         self._transport._send_message(_Packet(packet(number, *fields)))
@@ -4125,8 +4100,8 @@ def _must_be_changed(message):
 class Identity:
     """A key that may let one in: its name for people, and its public half, None while only its file knows that.
 
-    `asks`: whether somebody may have to agree before it signs, with a passphrase say. `open()` gives (the public half, a
-    function(data, algorithm) that signs), None where it cannot be used.
+    `asks`: whether somebody may have to agree before it signs. `open()` gives (the public half, a function(data, algorithm)
+    that signs), None where it cannot be used; `opened` is what it gave, once.
     """
 
     def __init__(self, name, blob, asks, open):
@@ -4134,7 +4109,6 @@ class Identity:
 
     @functools.cached_property
     def opened(self):
-        """What `open` gave, once."""
         self.asks, opened = False, self._open()
         self.blob = opened[0] if opened else self.blob
         return opened
@@ -4146,7 +4120,7 @@ class Credentials:
 
     def __init__(self, settings, device):
         self._settings, self._device = settings, device
-        self._server, self._whom = settings.account, harmless(settings.account)
+        self._server, self._account, self._whom = None, settings.account, harmless(settings.account)
         self._steps = []        # (method, secret) of each step that the server accepted, in order
         self._tried, self._shown, self._judged = [], set(), set()
         self._was_let_in = self._was_refused = self._was_asked = False
@@ -4164,9 +4138,11 @@ class Credentials:
 
     def use(self, transport):
         """Authenticate `transport` (RFC 4252). Raises Problem: 'auth' where the server refused, 'connect' where the connection ended."""
-        server = Authentication(transport, self._settings.user, self._show_once)
+        self._server = Authentication(transport, self._settings.user, self._show_once)
+        # A server of these kinds takes a key for a beginning; others may end the connection at it.
+        keys_first = transport.remote_version.startswith(('SSH-2.0-OpenSSH', 'SSH-2.0-dropbear'))
         try:
-            self._steps, self._was_let_in = self._sign_in(server), True
+            self._steps, self._was_let_in = self._sign_in(self._server, keys_first), True
         except LOST as error:
             reason = transport.last_words or str(error)
             broke = f'{self._settings.alias} ended the connection during authentication: {reason or "it gave no reason"}.'
@@ -4175,51 +4151,53 @@ class Credentials:
             slow = ' Some give little time for the answers (LoginGraceTime).' if self._was_asked and not reason else ''
             raise Problem('connect', broke, 'Try again.' + slow) from None
 
-    def _sign_in(self, server):
+    def _sign_in(self, server, keys_first):
         """The steps by which the server let one in: what it accepted before, at once; else what it says that it wants."""
         done, self._tried, self._judged = [], [], set()
-        first = self._identities()[:1] if server.takes_keys_first and self._settings.methods[:1] == ('publickey',) else []
+        first = self._identities()[:1] if keys_first and self._settings.methods[:1] == ('publickey',) else []
         for method, secret in self._steps or [('publickey', key) for key in first]:
-            if not self._attempt(server, method, secret, done):
+            if not self._attempt(method, secret, done):
                 self._steps = []        # a code that works once, say
                 break
-        ways = self._ways(server)
+        ways = self._ways()
         while not server.over:
             attempt = next(((method, secret) for method, secrets in ways if method in server.wants for secret in secrets), None)
             if attempt:
-                self._attempt(server, *attempt, done)
+                self._attempt(*attempt, done)
             elif server.told:
                 raise self._refused(f'{self._settings.name}: permission denied ({harmless(", ".join(server.wants))[:200]}).')
             else:
                 server.none()
         return done
 
-    def _ways(self, server):
+    def _ways(self):
         """[(method, what to try by it, one after the other)], in the order of PreferredAuthentications."""
-        def typed(ask):
-            for _ in range(0 if self._nobody else self._settings.password_tries):
-                server.still_there()
-                self._was_asked = True
-                yield ask()
         methods = self._settings.methods
         secrets = {'publickey': (key for key in self._identities() if key.blob not in self._judged),
-                   'keyboard-interactive': typed(tuple),
-                   'password': typed(lambda: self._device.secret(f"{self._whom}'s password:"))}
+                   'keyboard-interactive': self._typed(tuple),
+                   'password': self._typed(lambda: self._device.secret(f"{self._whom}'s password:"))}
         ways = [(method, secrets[method]) for method in methods]
         if 'password' in methods and not self._settings.batch:
             ways.insert(methods[0] == 'publickey', ('password', self._kept_password()))
         return ways
+
+    def _typed(self, ask):
+        """What `ask` gives, as often as somebody may try."""
+        for _ in range(0 if self._nobody else self._settings.password_tries):
+            self._server.still_there()
+            self._was_asked = True
+            yield ask()
 
     def _refused(self, message):
         tried = ', '.join(dict.fromkeys(self._tried))
         hint = f'Tried: {tried}. ' if tried else 'No key was found. '
         return Problem('auth', message, hint + 'Name a key with -i FILE, or check the user name.')
 
-    def _attempt(self, server, method, secret, done):
+    def _attempt(self, method, secret, done):
         """Whether the server accepted it; then it is added to `done`."""
-        wanted, given = server.wants, []
+        server, wanted, given = self._server, self._server.wants, []
         if method == 'publickey':
-            accepted = self._try_key(server, secret)
+            accepted = self._try_key(secret)
         else:
             self._tried.append(method)
             accepted = server.password(secret) if method == 'password' else server.interactive(
@@ -4228,17 +4206,23 @@ class Credentials:
         if accepted:
             done.append((method, given if method == 'keyboard-interactive' else secret))
             if method == 'password' or len(given) == 1 and 'password' in wanted:
-                self._device.keep_secret(self._server, given[0][1] if given else secret)
+                self._device.keep_secret(self._account, given[0][1] if given else secret)
         return accepted
 
-    def _try_key(self, server, key):
+    def _try_key(self, key):
+        server = self._server
         accepted = server.takes(key.blob) if key.blob and key.asks else None
         if accepted is not False:
             if not key.opened:
                 return False
-            accepted = server.publickey(*key.opened)
+            try:
+                accepted = server.publickey(*key.opened)
+            except Problem as problem:
+                if problem.kind != 'agent':
+                    raise
+                return self._pass_over(key.name, problem)
         self._tried.append(key.name)
-        if accepted or accepted is False and 'publickey' in server.wants:
+        if accepted or 'publickey' in server.wants:
             self._judged.add(key.blob)
         return accepted
 
@@ -4275,9 +4259,8 @@ class Credentials:
 
     def _kept_password(self):
         """The password that the device keeps; it is forgotten until it was right again."""
-        kept = self._device.kept_secret(self._server)
-        if kept is not None:
-            self._device.keep_secret(self._server, None)
+        if (kept := self._device.kept_secret(self._account)) is not None:
+            self._device.keep_secret(self._account, None)
             yield kept
 
     # -- keys
@@ -4289,32 +4272,24 @@ class Credentials:
         """
         if self._keys is None:
             settings = self._settings
-            held = [self._held(*key) for key in self._agent_keys()]
+            held = self._held(os.environ.get('SSH_AUTH_SOCK', '') if settings.agent is None else settings.agent)
             files = [self._file(path) for path in settings.identity_files if settings.identities_named or os.path.exists(path)]
             named = [key for key in held if any(key.blob == file.blob for file in files)]
             others = [] if settings.identities_only else [key for key in held if key not in named]
-            beside = [f'{path}-cert.pub' for path in settings.identity_files]
-            certified = [self._certified(path, named + files + others) for path in (*settings.certificate_files, *beside)]
+            certificates = (*settings.certificate_files, *(f'{path}-cert.pub' for path in settings.identity_files))
+            certified = [self._certified(path, named + files + others) for path in certificates]
             self._keys = [*filter(None, certified), *named, *(files + others if settings.identities_named else others + files)]
         return self._keys
 
-    def _agent_keys(self):
-        path = os.environ.get('SSH_AUTH_SOCK', '') if self._settings.agent is None else self._settings.agent
-        self._agent = Agent(path)
+    def _held(self, path):
+        agent, keys = Agent(path), []
         try:
-            return [key for key in self._agent.keys() if key_type(key[0])] if path else []
+            keys = agent.keys() if path else []
         except Problem as problem:
-            return self._pass_over('agent', problem) or []
-
-    def _held(self, blob, comment):
-        name = f'agent: {harmless(comment)[:80]}'
-
-        def sign(data, algorithm):
-            try:
-                return self._agent.sign(blob, data, algorithm)
-            except Problem as problem:
-                return self._pass_over(name, problem)
-        return Identity(name, blob, True, lambda: (blob, sign))
+            self._pass_over('agent', problem)
+        return [Identity(f'agent: {harmless(comment)[:80]}', blob, True,
+                         lambda blob=blob: (blob, functools.partial(agent.sign, blob)))
+                for blob, comment in keys if key_type(blob)]
 
     def _file(self, path):
         self._device.mend_key(path)
@@ -4325,29 +4300,22 @@ class Credentials:
         return Identity(path, blob, asks, lambda: self._load(path))
 
     @staticmethod
-    def _certified(path, identities):
+    def _certified(path, keys):
         """The certificate in a file as an Identity, None without it or a key that it is for."""
         certificate = public_blob(path)
-        for identity in identities:
-            if certificate and identity.blob and certifies(certificate, identity.blob):
-                return Identity(path, certificate, identity.asks,
-                                lambda: identity.opened and (certificate, identity.opened[1]))
+        key = next((key for key in keys if certificate and key.blob and certifies(certificate, key.blob)), None)
+        return key and Identity(path, certificate, key.asks, lambda: key.opened and (certificate, key.opened[1]))
 
     def _load(self, path):
         """(public half, function that signs) of the key in a file, None where it cannot be used."""
-        passphrase = None
-        for left in range(self._settings.password_tries, -1, -1):
+        for passphrase in itertools.chain((None,), self._typed(lambda: self._device.secret(f'Passphrase of {path}:'))):
             try:
                 key = load_private_key(path, passphrase)
-                return key.asbytes(), lambda data, algorithm: sign(key, data, algorithm)
+                return key.asbytes(), functools.partial(sign, key)
             except Problem as problem:
                 if problem.kind != 'passphrase':
                     return self._pass_over(path, problem)
-            if self._nobody:
-                self._tried.append(f'{path} (needs its passphrase)')
-                return None
-            passphrase = left and self._device.secret(f'Passphrase of {path}:')
-        self._tried.append(f'{path} (wrong passphrase)')
+        self._tried.append(f'{path} ({"needs its" if self._nobody else "wrong"} passphrase)')
 
     def _pass_over(self, name, problem):
         """Say why a key is not used, where somebody named it, and go on."""

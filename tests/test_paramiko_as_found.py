@@ -44,7 +44,7 @@ OPENSSH_10_KEX = ('mlkem768x25519-sha256 sntrup761x25519-sha512 sntrup761x25519-
 # ---- what runs inside an environment ---------------------------------------------------------------
 
 DRIVER = r'''
-import contextlib, importlib, json, os, socket, sys, time
+import contextlib, functools, importlib, json, os, socket, sys, time
 sys.path.insert(0, os.path.dirname(sys.argv[1]))
 found = importlib.import_module(os.path.splitext(os.path.basename(sys.argv[1]))[0])
 
@@ -79,9 +79,11 @@ def opened(connection, kind, *fields):
     return box.take(60)
 
 
-def authenticated(connection, user, key):
-    accepted, _ = found.Authentication(connection.transport, user).publickey(found.load_private_key(key))
-    assert accepted
+def authenticated(connection, user, key, certificate=None):
+    server, private = found.Authentication(connection.transport, user), found.load_private_key(key)
+    blob = found.public_blob(certificate) if certificate else private.asbytes()
+    assert server.takes(blob), 'this key is not taken'
+    assert server.publickey(blob, functools.partial(found.sign, private)) and server.over
     found.long_poll(connection.transport)
     return connection
 
@@ -100,11 +102,11 @@ def closed(connection):
     return not connection.transport.is_alive()
 
 
-def login(port, user, key, known=()):
+def login(port, user, key, known=(), certificate=None):
     started = time.perf_counter()
     connection = connect(port, known)
     shaken = time.perf_counter()
-    authenticated(connection, user, key)
+    authenticated(connection, user, key, certificate)
     ready = time.perf_counter()
     transport = connection.transport
     blob = transport.get_remote_server_key().asbytes()
@@ -486,6 +488,18 @@ class Handshakes(WithSshd):
                     show(f'{environment:20} {server:26} {type:8} kex {result["kex_ms"]:4.0f} ms, '
                          f'auth {result["auth_ms"]:4.0f} ms, {" ".join(result["agreed"])}')
         self.assertEqual(driver.stderr.read_text(), '')
+
+    @in_each_environment
+    def test_a_certificate_for_every_kind_of_key_signs_in(self, environment, driver):
+        authority = self.key('authority', '-t', 'ed25519')
+        sshd = self.sshd(f'TrustedUserCAKeys {authority}.pub')
+        for type in ('rsa', 'ecdsa', 'ed25519'):
+            key = self.key(f'certified_{type}', '-t', type)
+            output_of('ssh-keygen', '-q', '-s', authority, '-I', 'a test', '-n', self.user, key + '.pub')
+            with self.subTest(key=type):
+                self.assertIn('not taken', driver.login(port=sshd.port, user=self.user, key=key).get('error', ''))
+                result = driver.login(port=sshd.port, user=self.user, key=key, certificate=key + '-cert.pub')
+                self.assertEqual(result.get('output'), 'it works\n', result)
 
     @in_each_environment
     def test_host_keys_already_known_are_asked_for_first(self, environment, driver):
