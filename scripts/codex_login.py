@@ -345,6 +345,7 @@ class Destination(NamedTuple):
 
 
 def parse_port(text, what):
+    """The number of a port; Problem('usage') with `what` it is the port of for anything else."""
     if not re.fullmatch(r'[0-9]{1,5}', text) or not 0 < int(text) < 65536:
         raise usage_problem(f'{what} is not a port: {text!r}', 'A port is a number from 1 to 65535.')
     return int(text)
@@ -678,19 +679,11 @@ def parse_forward(mode, text):
 
 
 def _split_fields(text):
-    fields = []
-    while len(fields) < 6:      # one more than any spec has
-        if text.startswith('['):
-            field, bracket, text = text[1:].partition(']')
-            if not bracket or not (text == '' or text.startswith(':')):
-                return None
-            colon, text = text[:1], text[1:]
-        else:
-            field, colon, text = text.partition(':')
-        fields.append(field)
-        if not colon:
-            break
-    return fields
+    """What stands between the colons, with an IPv6 address in brackets as one; None where a bracket does not match."""
+    field = r'(?:\[[^\]]*\]|(?!\[)[^:]*)'
+    if not re.fullmatch(f'{field}(?::{field})*', text):
+        return None
+    return [found[1:-1] if found.startswith('[') else found for found in re.findall(fr'(?:\A|:)({field})', text)]
 
 
 def _port(text):
@@ -1724,18 +1717,13 @@ class Device:
     def user(self):
         """The account's name on this device, which ssh takes where none is given; '' where that says nothing."""
         import getpass
-        try:
-            return getpass.getuser()
-        except (KeyError, OSError, ImportError):
-            return 'root'
+        return self.attempt(getpass.getuser) or 'root'
 
     def preference(self, name, known=None):
         """What was kept under `name`, a text; '' where nothing was, or nothing of what is `known`."""
-        try:
-            with open(os.path.join(self.state_folder, name), encoding='utf-8') as file:
-                value = file.read().strip()
-        except (OSError, UnicodeDecodeError):
-            return ''
+        path, value = os.path.join(self.state_folder, name), ''
+        with contextlib.suppress(OSError), open(path, encoding='utf-8', errors='replace') as file:
+            value = file.read().strip()
         return value if known is None or value in known else ''
 
     def prefer(self, name, value):
@@ -1964,13 +1952,10 @@ class AShell(Phone):
     def left_for_login(self):
         # A Shortcut cannot run a second command beside the login; in extension it can write to the group's folder.
         path = os.path.join(os.environ.get('SHORTCUTS') or self.state_folder, 'codex_login.txt')
-        try:
-            with open(path, encoding='utf-8', errors='replace') as file:
-                text = file.read(65536)
+        with contextlib.suppress(OSError), open(path, encoding='utf-8', errors='replace') as file:
             os.remove(path)
-            return text
-        except OSError:
-            return ''
+            return file.read(65536)
+        return ''
 
     def open_page(self, url, browser='default'):
         # Not webbrowser: a-Shell's own encodes the address once more.
@@ -2258,17 +2243,16 @@ class Pythonista(Phone):
 
     def _last_crash(self):
         """What the app left when UIKit ended it."""
-        try:
-            with open(os.path.join(self.home, '_objc_exception.txt'), encoding='utf-8', errors='replace') as file:
-                return f'_objc_exception.txt: {file.readline(120)}'
-        except FileNotFoundError:
-            return 'none'
+        path = os.path.join(self.home, '_objc_exception.txt')
+        with contextlib.suppress(FileNotFoundError), open(path, encoding='utf-8', errors='replace') as file:
+            return f'_objc_exception.txt: {file.readline(120)}'
+        return 'none'
 
     def about(self):
         import plistlib
-        with contextlib.suppress(OSError, ValueError):
-            with open(os.path.join(os.path.dirname(sys.executable), 'Info.plist'), 'rb') as file:
-                return f'{self.app} {plistlib.load(file).get("CFBundleShortVersionString")}'
+        path = os.path.join(os.path.dirname(sys.executable), 'Info.plist')
+        with contextlib.suppress(OSError, ValueError), open(path, 'rb') as file:
+            return f'{self.app} {plistlib.load(file).get("CFBundleShortVersionString")}'
         return f'{self.app}; it does not say its version'
 
     def finished(self, outcome, status, events):
@@ -7662,13 +7646,12 @@ def absolute_paths(key, value):
 
 @contextlib.contextmanager
 def logged_to_stderr():
+    """The log of this script and of paramiko goes to standard error, every line of it harmless."""
     import logging
     root, handler, level = logging.getLogger(), logging.StreamHandler(sys.stderr), logging.getLogger().level
-
-    class Lines(logging.Formatter):
-        def format(self, record):       # what a server says with line breaks begins no line of the log
-            return harmless_lines(super().format(record)).replace('\n', '\n    ')
-    handler.setFormatter(Lines('%(name)s: %(message)s'))
+    plain = logging.Formatter('%(name)s: %(message)s')
+    # What a server says with line breaks begins no line of the log.
+    handler.format = lambda record: harmless_lines(plain.format(record)).replace('\n', '\n    ')
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
     try:
@@ -7682,9 +7665,7 @@ def logged_to_stderr():
 def cancelled_by_signals():
     """SIGTERM, SIGHUP and SIGQUIT (a window of a-Shell that is closed) end the login as Ctrl-C does."""
     import signal
-
-    def cancel(number, frame):
-        raise KeyboardInterrupt
+    cancel = signal.default_int_handler
     with contextlib.ExitStack() as put_back:
         for number in (getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGQUIT') if hasattr(signal, name)):
             with contextlib.suppress(ValueError):       # in Pythonista this is not the main thread
@@ -7715,6 +7696,7 @@ def jump_settings(settings, device, config, depth=0):
 
 
 def set_up_key(options, device, report):
+    """Do what --new-key asks for; the exit status. Raises Problem."""
     settings = settings_of(options, device)
     path = settings.identity_files[0] if settings.identities_named else os.path.join(device.ssh_folder, OWN_IDENTITY)
     install_key(settings, options.jumps, path, device, report)
