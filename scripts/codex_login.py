@@ -898,16 +898,15 @@ class Transcript:
             self._read(line, found)
 
     def _read(self, line, found):
-        if line.startswith(self._prefix):
-            name, _, text = line[len(self._prefix):].decode('utf-8', 'replace').partition(' ')
-            found.append(Record(name, text))
-            self._blank = False
-            return
-        if self._blank:
+        own, text = line.startswith(self._prefix), line.decode('utf-8', 'replace')
+        if self._blank and not own:
             found.append('')
         self._blank = not line
-        if line:
-            found.append(line.decode('utf-8', 'replace').rstrip('\r'))
+        if own:
+            name, _, text = text[len(self._prefix):].partition(' ')
+            found.append(Record(name, text))
+        elif line:
+            found.append(text.rstrip('\r'))
 
 
 class SignIn(NamedTuple):
@@ -1123,7 +1122,7 @@ class DeviceCodes:
         code = (re.search(r'(?<![\w/-])([A-Z0-9]{4,8}-[A-Z0-9]{4,8})(?![\w-])', words)
                 or re.search(r'\bcode\b\W{0,3}(?:is\W{1,3})?([A-Z0-9]{6,10})(?![\w-])', words)
                 or near and self._called and re.fullmatch('((?=.*[0-9])[A-Z0-9]{6,10})', words))
-        if code and (called or code[0] == words and (self._called or near)):
+        if code and (called or code[0] == words and (self._called or near)):        # else it stands in a line of something else
             self._code = self._line, code[1]
         self._called = called if words else self._called
         if not self._page[1] or self._code[1] in ('', self.given) or abs(self._page[0] - self._code[0]) >= self.NEAR:
@@ -1288,16 +1287,11 @@ class Reader:
 
 def read_head(reader, pattern, what):
     """The match of the first line of an HTTP message, and its header lines as (name, value)."""
-    yield from reader.wait_for(reader.at + 1)
-    if reader.data[reader.at:reader.at + 1].isupper():          # what cannot become one is not waited for
-        first, *rest = re.split('\r?\n', (yield from reader.past(rb'\r?\n\r?\n')).decode('latin-1'))
-        match = re.match(pattern, first)
-        if match:
-            return match, tuple((name.strip(), value.strip()) for name, _, value in (line.partition(':') for line in rest))
-    raise ValueError(f'this is no HTTP {what}')
-
-
-BODY_LARGEST = 1 << 20      # bytes, of a request
+    first, *rest = re.split('\r?\n', (yield from reader.past(rb'\r?\n\r?\n')).decode('latin-1'))
+    match = re.match(pattern, first)
+    if not match:
+        raise ValueError(f'this is no HTTP {what}')
+    return match, tuple((name.strip(), value.strip()) for name, _, value in (line.partition(':') for line in rest))
 
 
 def read_request(reader):
@@ -1306,7 +1300,7 @@ def read_request(reader):
     if len(lengths) > 1 or not re.fullmatch('[0-9]{1,15}', lengths[0]):
         raise ValueError('it does not say how long it is')
     length = int(lengths[0])
-    yield Request(*match.groups(), lines, (yield from reader.take(length)) if length <= BODY_LARGEST else None)
+    yield Request(*match.groups(), lines, (yield from reader.take(length)) if length <= 1 << 20 else None)
 
 
 def request_text(request, cookies=()):
