@@ -344,11 +344,20 @@ class Destination(NamedTuple):
     port: 'int | None'
 
 
+def port_number(text):
+    """The port that a number or the name of a service says, 0 where one may be chosen; None where it is neither."""
+    if re.fullmatch('[0-9]{1,5}', text):
+        return int(text) if int(text) < 65536 else None
+    with contextlib.suppress(OSError, ValueError):
+        return socket.getservbyname(text, 'tcp')
+
+
 def parse_port(text, what):
     """The number of a port; Problem('usage') with `what` it is the port of for anything else."""
-    if not re.fullmatch(r'[0-9]{1,5}', text) or not 0 < int(text) < 65536:
-        raise usage_problem(f'{what} is not a port: {text!r}', 'A port is a number from 1 to 65535.')
-    return int(text)
+    port = port_number(text)
+    if not port:
+        raise usage_problem(f'{what} is not a port: {text!r}', 'A port is a number from 1 to 65535, or a service.')
+    return port
 
 
 def parse_destination(text):
@@ -368,33 +377,224 @@ def parse_destination(text):
     elif host.count(':') == 1:
         host, port = host.split(':')
     if at and not re.fullmatch(r'[^\s\x00-\x1f\x7f-][^\x00-\x1f\x7f]*', user) \
-            or not re.fullmatch(r'[\w:][\w.:%-]*', host):
+            or not re.fullmatch(r"""(?!-)[^\s\x00-\x1f\x7f'"`$\\;&<>|(){},\[\]]+""", host) \
+            or text.startswith('ssh://') and '/' in host:
         raise usage_problem(f'This is no destination: {text!r}', 'Write [user@]host[:port].')
     return Destination(user if at else None, host, parse_port(port, 'The port of the destination') if port else None)
 
 
-# The keys of ssh_config(5) that have a meaning here, as the manual spells them.
+# -- The ssh configuration ---------------------------------------------------------------------------------------------
+
+# The keys of ssh_config(5) that have a meaning here, as the manual spells them; what else it knows is passed over.
 CONFIG_KEYS = {key.lower(): key for key in (
     'HostName', 'User', 'Port', 'IdentityFile', 'IdentitiesOnly', 'UserKnownHostsFile', 'StrictHostKeyChecking',
     'BatchMode', 'ConnectTimeout', 'ServerAliveInterval', 'ServerAliveCountMax', 'ProxyJump', 'LocalForward',
     'RemoteForward', 'DynamicForward', 'ExitOnForwardFailure', 'GatewayPorts', 'ClearAllForwardings', 'HostKeyAlias',
     'RevokedHostKeys', 'GlobalKnownHostsFile', 'HostKeyAlgorithms', 'PreferredAuthentications', 'PubkeyAuthentication',
     'KbdInteractiveAuthentication', 'PasswordAuthentication', 'CertificateFile', 'IdentityAgent', 'AddressFamily',
-    'BindAddress', 'ConnectionAttempts', 'NumberOfPasswordPrompts', 'PermitRemoteOpen')}
+    'BindAddress', 'ConnectionAttempts', 'NumberOfPasswordPrompts', 'PermitRemoteOpen', 'ProxyCommand',
+    'CanonicalizeHostname', 'CanonicalDomains', 'CanonicalizeMaxDots', 'RefuseConnection')}
+OLD_KEYS = {'challengeresponseauthentication': 'kbdinteractiveauthentication', 'identityfile2': 'identityfile',
+            'dsaauthentication': 'pubkeyauthentication'}
 # These add up; of the others the first value counts.
-LIST_KEYS = ('identityfile', 'localforward', 'remoteforward', 'certificatefile')
+LIST_KEYS = ('identityfile', 'certificatefile', 'localforward', 'remoteforward', 'dynamicforward')
+_CONFIG_LINE = re.compile(r'[ \t\r]*"?([^ \t\r"=#][^ \t\r"=]*)"?[ \t\r]*(?:=[ \t\r]*)?(.*)', re.S)
+
+
+def config_line(text):
+    """(key in lower case, what follows it) of a line of an ssh_config; ('', '') of one that says nothing."""
+    match = _CONFIG_LINE.fullmatch(text.rstrip(' \t\r\n\f'))
+    return (OLD_KEYS.get(match[1].lower(), match[1].lower()), match[2]) if match else ('', '')
+
+
+def config_words(text):
+    """The words that follow a key, up to a comment, without quotes and backslashes; None for an open quote."""
+    words, word, quote = [], None, ''
+    for sign in re.findall(r'''\\["'\\ ]|.''', text, re.S):
+        if not quote and sign in ' \t':
+            words, word = words if word is None else [*words, word], None
+        elif word is None and sign == '#':
+            break
+        elif sign in ('"', "'") and quote in ('', sign):
+            word, quote = word or '', '' if quote else sign
+        else:
+            word = (word or '') + (sign if quote and sign == '\\ ' else sign[-1])
+    return None if quote else words if word is None else [*words, word]
+
+
+def config_word(text):
+    """`text` as one word of a configuration."""
+    return text if re.fullmatch(r'[\w@%+=:,./~-]+', text) else '"' + re.sub(r'(["\'\\])', r'\\\1', text) + '"'
+
+
+class Line(NamedTuple):
+    """One line of an ssh configuration: its key in lower case, what follows, and where it stands."""
+    key: str
+    text: str
+    place: str = '-o'
+
+    @property
+    def words(self):
+        words = config_words(self.text)
+        if not words or '' in words:
+            raise self.wrong('it says nothing' if words is not None else 'a quote is not closed')
+        return words
+
+    def wrong(self, reason):
+        """The Problem that this line is."""
+        key = CONFIG_KEYS.get(self.key, self.key.capitalize())
+        return Problem('config', f'{self.place}: {key} {self.text!r}: {reason}.',
+                       f'Correct it, or say otherwise with -o {key}=…, or use another file with -F.')
+
+
+def read_config(path, folder, read, find, depth=0):
+    """The Lines of an ssh configuration file, between one with the key include and one with the key end, and so those of
+    the files that it includes. `read(path)` gives a text, `find(pattern, folder)` paths. Raises Problem('config')."""
+    lines = [Line('include', path)]
+    for number, text in enumerate(read(path).split('\n'), 1):
+        key, rest = config_line(text) if text.strip() else ('', '')
+        line = Line(key, rest.partition('#')[0].strip() if key == 'proxyjump' else rest, f'{path}, line {number}')
+        if key == 'include':
+            if depth == 16:
+                raise line.wrong('files include each other')
+            for name in (name for pattern in line.words for name in find(pattern, folder)):
+                lines += read_config(name, folder, read, find, depth + 1)
+        elif key:
+            lines.append(line)
+    return [*lines, Line('end', path)]
+
+
+def tilde_path(text, device):
+    """A path with ~ in its place: the person's home, but ~/.ssh is the folder that the device has for it."""
+    name, own = text.partition('/')[0], os.path.join(os.path.expanduser('~'), '.ssh/')
+    text = os.path.expanduser(name) + '/' + text[len(name):].lstrip('/') if name.startswith('~') else text
+    return os.path.join(device.ssh_folder, text[len(own):]) if text.startswith(own) else text
+
+
+def tokens_for(device, alias, host, port, user, known_as, jump):
+    """What %-tokens mean (ssh_config(5), TOKENS)."""
+    here = socket.gethostname()
+    return {'%': '%', 'h': host, 'n': alias, 'p': str(port), 'r': user, 'k': known_as, 'j': jump, 'u': device.user(),
+            'd': os.path.expanduser('~'), 'i': str(os.getuid()), 'l': here, 'L': here.partition('.')[0],
+            'C': hashlib.sha1(f'{here}{host}{port}{user}{jump}'.encode()).hexdigest()}
+
+
+def expand(line, text, tokens, dollars=False):
+    """`text` of a Line with its %-tokens and, with `dollars`, its ${NAME}s replaced. Raises Problem('config')."""
+    try:
+        return re.sub(r'%(.?)|\$\{([^}]*)\}?' if dollars else '%(.?)', lambda found: tokens[found[1]]
+                      if found[1] is not None else os.environ[found[2]], text)
+    except KeyError as missing:
+        raise line.wrong(f'{missing.args[0]!r} has no meaning here') from None
+
+
+def in_list(patterns, name):
+    """Whether one of the patterns means `name`, and none that begins with ! does."""
+    meant = [pattern for pattern in patterns if wildcards_match(pattern[pattern.startswith('!'):], name)]
+    return bool(meant) and not any(pattern.startswith('!') for pattern in meant)
+
+
+def look_up(lines, host, device, runs=True):
+    """{key: its Lines} for `host`: all of those that add up, else the first. `runs`: commands, too. Raises Problem."""
+    return _LookUp(host, device, runs).found_in(lines)
+
+
+class _LookUp:
+    """As ssh(1) does it: line by line, and once more where a `Match final` wants it, with HostName's host."""
+
+    def __init__(self, host, device, runs):
+        self._original = self._host = host
+        self._device, self._runs, self._found = device, runs, {}
+        self._final = self._again = False
+
+    def found_in(self, lines):
+        self._read(lines)
+        if self._again or self._word('canonicalizehostname', 'no').lower() not in ('no', 'false'):
+            self._host, self._final = self._target().lower(), True
+            self._found['hostname'] = [Line('hostname', config_word(self._host.replace('%', '%%')))]
+            self._read(lines)
+        return self._found
+
+    def _read(self, lines):
+        active, live, outside = True, True, []      # while it is not live, no Host or Match makes it active
+        for line in lines:
+            if line.key == 'include':
+                outside.append((active, live))
+                live = active
+            elif line.key == 'end':
+                active, live = outside.pop()
+            elif line.key == 'host':
+                active = live and in_list(line.words, self._host)
+            elif line.key == 'match':
+                active = self._matches(line, live)
+            elif active and line.key in CONFIG_KEYS:
+                self._take(line)
+
+    def _take(self, line):
+        if line.key == 'refuseconnection':
+            raise line.wrong('this server is not to be connected to')
+        moot = (line.text == 'none' if line.key in ('connecttimeout', 'serveraliveinterval')
+                else 'proxycommand' in self._found if line.key == 'proxyjump'
+                else line.key == 'proxycommand' and self._word('proxyjump', 'none').lower() != 'none')
+        earlier = self._found.get(line.key, [])
+        if not (moot or earlier) or line.key in LIST_KEYS and all(line.words != one.words for one in earlier):
+            self._found[line.key] = [*earlier, line]
+
+    def _word(self, key, default):
+        return self._found[key][0].words[0] if key in self._found else default
+
+    def _target(self):
+        """The host to connect to, as far as is known."""
+        if self._final or 'hostname' not in self._found:
+            return self._host
+        return expand(self._found['hostname'][0], self._word('hostname', ''), {'%': '%', 'h': self._host})
+
+    def _matches(self, line, holds):
+        words, count = deque(line.words), 0
+        while words:
+            negated = words[0].startswith('!')
+            name, equals, value = words.popleft()[negated:].partition('=')
+            name, count = name.lower(), count + 1
+            if name == 'all':
+                if words or count > 2:
+                    raise line.wrong('all stands alone, or after final')
+                return holds and not negated
+            if name in ('final', 'canonical'):
+                self._again |= name == 'final' and not negated
+                met = self._final or (False if name == 'final' or negated else None)
+            elif equals or words:
+                met = self._meets(name, value if equals else words.popleft(), line, holds)
+            else:
+                raise line.wrong(f'{name} has no value')
+            if met is None:
+                import logging
+                logging.getLogger('codex_login').debug('%s: %s never matches here', line.place, name)
+            holds = holds and met is not None and met != negated
+        return holds
+
+    def _meets(self, name, value, line, holds):
+        """Whether a condition is met, None for one that never can be."""
+        host, here = self._target(), self._device.user()
+        user = self._word('user', here)
+        known = {'host': host.lower(), 'originalhost': self._original.lower(), 'user': user, 'localuser': here}
+        if name in known:
+            return in_list((value.lower() if 'host' in name else value).split(','), known[name])
+        if name != 'exec' or not self._runs:
+            return None
+        return holds and self._device.succeeds(expand(line, value, tokens_for(
+            self._device, self._original, host, self._word('port', '22'), user, self._word('hostkeyalias', host),
+            self._word('proxyjump', ''))))
 
 
 def parse_option(text):
     """`KEY=VALUE` or `KEY VALUE` of -o, as (lower-case key, value). Raises Problem('usage')."""
-    match = re.fullmatch(r'\s*(\w+)(?:\s*=|\s)\s*"?([^"\s](?:[^"]*[^"\s])?)"?\s*', text)
-    if not match:
+    key, value = config_line(text)
+    if not value:
         raise usage_problem(f'-o {text!r} has no value', 'Write -o KEY=VALUE.')
-    key, value = match[1].lower(), match[2]
     if key not in CONFIG_KEYS:
-        raise usage_problem(f'-o {match[1]} is not an option of this script',
+        raise usage_problem(f'-o {text!r} is not an option of this script',
                             'It knows: ' + ', '.join(sorted(CONFIG_KEYS.values())))
-    return 'localforward' if key == 'dynamicforward' else key, value
+    return key, value
 
 
 class Settings(NamedTuple):
@@ -413,8 +613,11 @@ class Settings(NamedTuple):
     connect_timeout: float
     alive_interval: float
     alive_count: int
-    jumps: tuple
-    forwards: tuple
+    jumps: tuple                # Destinations
+    proxy: 'Line | None'        # of a ProxyCommand that is a jump: the words of its ssh
+    forwards: tuple             # of the configuration
+    clears_forwards: bool       # those of the command line, too
+    unmade: tuple               # what forwards of the configuration cannot be had, and why
     exit_on_forward_failure: bool
     gateway_ports: bool
     global_files: tuple         # known_hosts of the whole device
@@ -427,7 +630,7 @@ class Settings(NamedTuple):
     bind_address: str           # '' for any
     attempts: int               # to connect, one a second
     password_tries: int
-    permit_remote_open: 'tuple | None'      # of (host, port) that clients of a -R may name, '*' for any; None: all
+    permit_remote_open: 'tuple | None'      # of HOST:PORT, * for any, that clients of a -R may name; None for all
 
     @property
     def name(self):
@@ -447,88 +650,110 @@ OWN_IDENTITY = 'id_codex_login'         # what --new-key makes
 DEFAULT_IDENTITIES = (OWN_IDENTITY, 'id_ed25519', 'id_ecdsa', 'id_rsa')
 
 
-def make_settings(destination, options, home, ssh_folder, local_user):
-    """Settings from a looked-up configuration: `options` maps lower-case keys to text (lists for identityfile).
+def jump_by_command(line, tokens):
+    """A Line with the words of the ssh that a ProxyCommand is, but for its -W, where all that it does is to jump."""
+    text = re.sub(r'\s+2>\s*/dev/null$', '', line.text)
+    text = re.sub(r'\s(nc|netcat|ncat)(\s+-[a-z]+\d*(\s+\d+)?)*\s+%h\s+%p$', ' -W %h:%p', text)
+    ssh, count = re.subn(r'''\s(-\w*)W\s*(["']?)(%h|\[%h\]):%p\2(?!\S)''', r' \1q ', text)
+    program = re.match(r'(exec\s+)?([\w./~-]*/)?ssh\s', ssh)
+    if count != 1 or not program or re.search(r'[|;&<>`$()\n]|\s--', ssh):
+        raise line.wrong('no command is run here; what is followed is ProxyJump, and `ssh JUMP -W %h:%p`')
+    words = line._replace(text=ssh[program.end():]).words
+    return line._replace(text=' '.join(config_word(expand(line, word, tokens)) for word in words))
 
-    Raises Problem('config') or Problem('usage') for a value that ssh_config(5) does not allow.
+
+def make_settings(destination, found, device):
+    """Settings from what look_up() found for a destination.
+
+    Raises Problem('config') or Problem('usage') for a value that ssh_config(5) does not allow, or is not followed here.
     """
-    def words(key, default):
-        return tuple(options[key].split()) if key in options else default
+    def word(key, default='', wanted='one word', shape='.+'):
+        given = found[key][0].words if key in found else [default]
+        if key in found and (len(given) != 1 or not re.fullmatch(shape, given[0], re.I | re.S)):
+            raise found[key][0].wrong(f'that is not {wanted}')
+        return given[0]
 
     def choice(key, default, **meanings):
-        value = options.get(key, default).lower()
-        if value not in meanings:
-            raise bad(key, 'one of ' + ', '.join(meanings))
-        return meanings[value]
+        return meanings[word(key, default, 'one of ' + ', '.join(meanings), '|'.join(meanings)).lower()]
 
-    def number(key, default):
-        value = str(options.get(key, default))
-        if not re.fullmatch('[0-9]{1,6}', value):
-            raise bad(key, 'a number')
-        return int(value)
+    def flag(key, default='no', **more):
+        return choice(key, default, no=False, yes=True, false=False, true=True, **more)
 
-    def seconds(key, default):
-        value = str(options.get(key, default)).lower()
-        if not re.fullmatch('([0-9]{1,6}[smhdw])*[0-9]{0,6}', value) or not value:
-            raise bad(key, 'a time')
-        units = {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400, 'w': 604800}
-        return min(LONGEST_TIME, sum(int(count) * units[unit] for count, unit in re.findall('([0-9]+)([smhdw]?)', value)))
+    def number(key, default, least=0):
+        return max(least, int(word(key, str(default), 'a number', '[0-9]{1,6}')))
 
-    def bad(key, wanted):
-        return Problem('config', f'{CONFIG_KEYS[key]} is {str(options[key])!r}, not {wanted}',
-                       f'Correct it in the ssh configuration or in -o {CONFIG_KEYS[key]}=….')
+    def seconds(key):
+        value = word(key, '15', 'a time', '(?=.)([0-9]{1,6}[smhdw])*[0-9]{0,6}').lower()
+        return min(LONGEST_TIME, sum(int(count) * {'m': 60, 'h': 3600, 'd': 86400, 'w': 604800}.get(unit, 1)
+                                     for count, unit in re.findall('([0-9]+)([smhdw]?)', value)))
 
-    def path(text):
-        text = text.replace('%d', home).replace('%h', host).replace('%r', user).replace('%%', '%')
-        return os.path.join(home, text[2:]) if text.startswith('~/') else text
+    def files(key, *default):
+        every = []
+        for line in found.get(key, ()):
+            names = [name for name in line.words if name.lower() != 'none']
+            if line.words[1:] and (key in LIST_KEYS or len(names) < len(line.words)):
+                raise line.wrong('none stands alone, and a name with spaces in quotes')
+            every += [tilde_path(expand(line, name, tokens, True), device) for name in names]
+        return tuple(every) if key in found else tuple(os.path.join(device.ssh_folder, name) for name in default)
 
-    host = destination.host
-    if 'hostname' in options:
-        host = re.sub('%([%h])', lambda token: '%' if token[1] == '%' else destination.host, options['hostname'])
-    alias = options.get('hostkeyalias')
-    if alias and not re.fullmatch(r'[\w.:%\[\]-]+', alias):      # others have a meaning in known_hosts
-        raise bad('hostkeyalias', 'a name')
-    user = destination.user or options.get('user') or local_user
+    found = {key: own for key, own in found.items() if not key.startswith('proxy') or own[0].text.lower() != 'none'}
+    alias, host = destination.host, word('hostname', destination.host)
+    if 'hostname' in found:
+        host = expand(found['hostname'][0], host, {'%': '%', 'h': alias})
+    with contextlib.suppress(OSError, UnicodeError):        # as known_hosts has it
+        host = socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host))
+    host, user, port = host.lower(), word('user', device.user()), port_number(word('port', '22'))
+    if not re.fullmatch(r'[\w:][\w.:%-]*', host):
+        raise usage_problem(f'This is no host: {host!r}', 'Write [user@]host[:port], or a name of the ssh configuration.')
     if not user:
-        raise usage_problem(f'As whom at {destination.host}?', f'Write user@{destination.host}.')
-    named, agent = options.get('identityfile', ()), options.get('identityagent', 'SSH_AUTH_SOCK')
-    port = destination.port or number('port', 22)
-    if not 0 < port < 65536:
-        raise bad('port', 'a number from 1 to 65535')
-    no_yes = {'no': False, 'yes': True, 'false': False, 'true': True}
-    jumps = options.get('proxyjump', 'none')
-    # paramiko keeps only one DynamicForward, so the configuration comes here with all of them as LocalForward.
-    local = [parse_forward('D' if re.fullmatch(r'(\S*[:/])?[0-9]+', text.strip()) else 'L', text)
-             for text in options.get('localforward', ())]
-    remote = [parse_forward('R', text) for text in options.get('remoteforward', ())]
+        raise usage_problem(f'As whom at {alias}?', f'Write user@{alias}.')
+    if not port:
+        raise found['port'][0].wrong('that is not a port, a number from 1 to 65535')
+    known_as = word('hostkeyalias', '', 'a name', r'[\w.:%\[\]-]+').lower()     # others mean more in known_hosts
+    jumps = tuple(map(parse_destination, found['proxyjump'][0].text.split(','))) if 'proxyjump' in found else ()
+    tokens = tokens_for(device, alias, host, port, user, known_as or alias, jumps[-1].host if jumps else '')
+    proxy = jump_by_command(found['proxycommand'][0], tokens) if 'proxycommand' in found else None
+    completed = flag('canonicalizehostname', always=2)
+    if 'canonicaldomains' in found and (completed == 2 or completed and not (jumps or proxy)) \
+            and host.count('.') <= number('canonicalizemaxdots', 1) and ':' not in host and not host.endswith('.'):
+        raise found['canonicaldomains'][0].wrong(f'no domain is added to a name here; write {host} in full')
+    forwards, unmade, cleared = [], [], flag('clearallforwardings')
+    for mode, key in () if cleared else (('D', 'dynamicforward'), ('L', 'localforward'), ('R', 'remoteforward')):
+        for line in found.get(key, ()):
+            try:
+                forwards.append(parse_forward(mode, ' '.join(line.words)))
+            except Problem as problem:
+                unmade.append(line.wrong(problem.message).message)
+    agent = word('identityagent', 'SSH_AUTH_SOCK')
+    if agent not in ('SSH_AUTH_SOCK', 'none'):
+        agent = os.environ.get(agent[1:], 'none') if re.fullmatch(r'\$\w+', agent) else files('identityagent')[0]
+    permitted = found['permitremoteopen'][0].words if 'permitremoteopen' in found else ['any']
     return Settings(
-        alias=destination.host, host=host, port=port, user=user,
-        identity_files=tuple(path(name) for name in named if name != 'none') if named
-        else tuple(os.path.join(ssh_folder, name) for name in DEFAULT_IDENTITIES),
-        identities_named=bool(named), identities_only=choice('identitiesonly', 'no', **no_yes),
-        known_hosts_files=tuple(path(name) for name in words(
-            'userknownhostsfile', (os.path.join(ssh_folder, 'known_hosts'), os.path.join(ssh_folder, 'known_hosts2')))),
-        known_as=alias.lower() if alias else known_hosts_name(host, port),
-        strict=choice('stricthostkeychecking', 'ask', **{
-            'yes': 'yes', 'true': 'yes', 'no': 'accept-new', 'false': 'accept-new', 'off': 'accept-new',
-            'accept-new': 'accept-new', 'ask': 'ask'}),
-        batch=choice('batchmode', 'no', **no_yes), connect_timeout=seconds('connecttimeout', 15) or 15,
-        alive_interval=seconds('serveraliveinterval', 15), alive_count=number('serveralivecountmax', 2) or 1,
-        jumps=() if jumps.lower() == 'none' else tuple(map(parse_destination, jumps.split(','))),
-        forwards=() if choice('clearallforwardings', 'no', **no_yes) else tuple(local + remote),
-        exit_on_forward_failure=choice('exitonforwardfailure', 'no', **no_yes),
-        gateway_ports=choice('gatewayports', 'no', clientspecified=False, **no_yes),
-        global_files=tuple(path(name) for name in words(
-            'globalknownhostsfile', ('/etc/ssh/ssh_known_hosts', '/etc/ssh/ssh_known_hosts2'))),
-        revoked_files=tuple(path(name) for name in words('revokedhostkeys', ())),
-        key_algorithms=options.get('hostkeyalgorithms', ''),
-        methods=tuple(name for name in options.get('preferredauthentications', ','.join(METHODS)).split(',')
-                      if name in METHODS and choice(METHODS[name], 'yes', **no_yes)),
-        certificate_files=tuple(path(name) for name in options.get('certificatefile', ())),
-        agent={'SSH_AUTH_SOCK': None, 'none': ''}.get(agent, path(agent)),
+        alias=alias, host=host, port=port, user=user, identity_files=files('identityfile', *DEFAULT_IDENTITIES),
+        identities_named='identityfile' in found, identities_only=flag('identitiesonly'),
+        known_hosts_files=files('userknownhostsfile', 'known_hosts', 'known_hosts2'),
+        known_as=known_as or known_hosts_name(host, port),
+        strict=choice('stricthostkeychecking', 'ask', yes='yes', true='yes', ask='ask',
+                      **dict.fromkeys(('no', 'false', 'off', 'accept-new'), 'accept-new')),
+        batch=flag('batchmode'), connect_timeout=seconds('connecttimeout') or 15,
+        alive_interval=seconds('serveraliveinterval'), alive_count=number('serveralivecountmax', 2, 1),
+        jumps=jumps, proxy=proxy, forwards=tuple(forwards), clears_forwards=cleared, unmade=tuple(unmade),
+        exit_on_forward_failure=flag('exitonforwardfailure'), gateway_ports=flag('gatewayports', clientspecified=False),
+        global_files=files('globalknownhostsfile', '/etc/ssh/ssh_known_hosts', '/etc/ssh/ssh_known_hosts2'),
+        revoked_files=files('revokedhostkeys'), key_algorithms=word('hostkeyalgorithms'),
+        methods=tuple(name for name in word('preferredauthentications', ','.join(METHODS)).split(',')
+                      if name in METHODS and flag(METHODS[name], 'yes', **{'unbound': True, 'host-bound': True})),
+        certificate_files=files('certificatefile'), agent={'SSH_AUTH_SOCK': None, 'none': ''}.get(agent, agent),
         family=choice('addressfamily', 'any', any='any', inet='inet', inet6='inet6'),
-        bind_address=options.get('bindaddress', ''), attempts=number('connectionattempts', 1) or 1,
-        password_tries=number('numberofpasswordprompts', 3), permit_remote_open=None)
+        bind_address=word('bindaddress'), attempts=number('connectionattempts', 1, 1),
+        password_tries=number('numberofpasswordprompts', 3),
+        permit_remote_open=None if [name.lower() for name in permitted] == ['any'] else tuple(permitted))
+
+
+def may_open(permitted, host, port):
+    """Whether PermitRemoteOpen lets a client of the server name this target."""
+    return permitted is None or any(f'{name}:{number}' in permitted
+                                    for name in (host, f'[{host}]', '*') for number in (port, '*'))
 
 
 class KnownKey(NamedTuple):
@@ -623,13 +848,7 @@ def names_match(patterns, name):
         except ValueError:
             return False
         return hmac.digest(salt, name.encode(), 'sha1') == digest
-    matched = False
-    for pattern in patterns.lower().split(','):
-        if wildcards_match(pattern.lstrip('!'), name):
-            if pattern.startswith('!'):
-                return False
-            matched = True
-    return matched
+    return in_list(patterns.lower().split(','), name)
 
 
 # -- Forwards ----------------------------------------------------------------------------------------------------------
@@ -659,16 +878,17 @@ def parse_forward(mode, text):
 
     if '/' in text or '\\' in text:
         raise wrong('Unix sockets are not forwarded, only TCP')
-    fields = _split_fields(':'.join(text.split()))
-    if fields is None:
+    fields = re.split(r':(?![^\[]*\])', ':'.join(text.split())) if len(text) < 1000 else []
+    if not all(re.fullmatch(r'\[[^\[\]]*\]|[^\[\]]*', field) for field in fields):
         raise wrong('the brackets do not match')
+    fields = [field.strip('[]') for field in fields]
     allowed = {'L': (3, 4), 'R': (1, 2, 3, 4), 'D': (1, 2)}[mode]
     if len(fields) not in allowed:
         raise wrong('an IPv6 address needs brackets' if len(fields) > 4 else 'too many or too few fields')
     # ssh takes an empty bind address for every interface, and a missing one for loopback.
     bind = (fields.pop(0) or '*') if len(fields) in (2, 4) else ''
-    port = _port(fields[0])
-    host, hostport = (fields[1], _port(fields[2])) if len(fields) == 3 else ('', 0)
+    port = port_number(fields[0])
+    host, hostport = (fields[1], port_number(fields[2])) if len(fields) == 3 else ('', 0)
     if port is None or hostport is None or (len(fields) == 3 and not hostport):
         raise wrong('a port is a number from 1 to 65535 (0 to listen on any free one)')
     if len(fields) == 3 and not host:
@@ -676,20 +896,6 @@ def parse_forward(mode, text):
     if not all(_is_plain(name) for name in (bind, host)):
         raise wrong('that is no host name')
     return ForwardSpec(mode, bind, port, host, hostport)
-
-
-def _split_fields(text):
-    """What stands between the colons, with an IPv6 address in brackets as one; None where a bracket does not match."""
-    field = r'(?:\[[^\]]*\]|(?!\[)[^:]*)'
-    if not re.fullmatch(f'{field}(?::{field})*', text):
-        return None
-    return [found[1:-1] if found.startswith('[') else found for found in re.findall(fr'(?:\A|:)({field})', text)]
-
-
-def _port(text):
-    if not (text.isascii() and text.isdigit() and len(text) <= 5):
-        return None
-    return int(text) if int(text) <= 65535 else None
 
 
 def _is_plain(name):
@@ -817,14 +1023,13 @@ def _canonical_host(host):
 # entry keeps them so.
 
 _CONFIG_ENTRY = re.compile(r'^(?=[ \t]*(?:host|match)(?:[ \t]*=|[ \t]))', re.I | re.M)      # where one begins
-_CONFIG_WORD = re.compile(r'"([^"\r\n]*)"|([^ \t\r\n"]+)')
 _CONFIG_SETTING = r'(?m)^[^\S\n]*[^\s#].*\n?'
 
 
-def host_entries(text):
-    """The names that an ssh_config text has Host entries for, in its order, without patterns."""
-    names = (pattern for entry in _CONFIG_ENTRY.split(text) for pattern in _host_patterns(entry))
-    return list(dict.fromkeys(name for name in names if not re.search(r'[*?!]|^-|^$', name)))
+def host_entries(lines):
+    """The names that Lines of an ssh configuration have Host entries for, in their order, without patterns."""
+    names = (name for line in lines if line.key == 'host' for name in line.words)
+    return list(dict.fromkeys(name for name in names if not re.search('[*?!]|^-', name)))
 
 
 def config_with_host(text, pairing):
@@ -848,9 +1053,8 @@ def config_with_host(text, pairing):
 
 
 def _host_patterns(entry):
-    header = re.match(r'[ \t]*host(?:[ \t]*=[ \t]*|[ \t]+)([^\n]*)', entry, re.I)
-    words = _CONFIG_WORD.finditer(header[1] if header else '')
-    return [word[1] or word[2] or '' for word in itertools.takewhile(lambda word: not word[0].startswith('#'), words)]
+    key, text = config_line(entry.partition('\n')[0])
+    return config_words(text) if key == 'host' else None
 
 
 def _without_settings(entry):
@@ -1711,7 +1915,15 @@ class Device:
     def user(self):
         """The account's name on this device, which ssh takes where none is given; '' where that says nothing."""
         import getpass
-        return self.attempt(getpass.getuser) or 'root'
+        return self.attempt(getpass.getuser) or ''
+
+    def succeeds(self, command):
+        """Whether a command of the person's shell does; None on a phone, and without an end within 20 s."""
+        import subprocess
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            return None if self.app else not subprocess.run(
+                [os.environ.get('SHELL') or '/bin/sh', '-c', command], stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, timeout=20).returncode
 
     def preference(self, name, known=None):
         """What was kept under `name`, a text; '' where nothing was, or nothing of what is `known`."""
@@ -3657,90 +3869,39 @@ class Connection:
 
 # ---- configuration ---------------------------------------------------------------------------------
 
-def ssh_config(text):
-    """paramiko's reader of ssh_config(5), without the rest of paramiko, which takes longer than a TCP connection.
-
-    An object with `lookup(host)`. Raises Problem('config') for text that is none.
-    """
-    import importlib.util
-    import types
-    loaded = 'paramiko' in sys.modules
-    if not loaded:
-        spec = importlib.util.find_spec('paramiko')
-        if spec is None:
-            raise Problem('setup', 'The SSH library paramiko is not installed.', f'What helps: {device_class().library_cure}')
-        sys.modules['paramiko'] = shell = types.ModuleType('paramiko')
-        shell.__path__ = spec.submodule_search_locations
-        sys.modules['invoke'] = None
-    try:
-        from paramiko.config import SSHConfig
-        config = SSHConfig()
-        config.parse(io.StringIO(text))
-        return config
-    except Exception as error:
-        raise Problem('config', f'The ssh configuration cannot be read: {error}',
-                      'Correct that line, or name another file with -F.') from None
-    finally:
-        if not loaded:
-            for name in [name for name in sys.modules if name == 'paramiko' or name.startswith('paramiko.')]:
-                del sys.modules[name]
-            del sys.modules['invoke']
-
-
 # == 7. Link ===========================================================================================================
 # One SSH connection that heals: configuration, host key, authentication, keep-alive, wake-up, connecting anew.
-
-def read_config(path, folder, depth=0):
-    """The text of an ssh configuration file with its Include lines replaced by what they name; '' without a file."""
-    import glob
-    try:
-        with open(path, encoding='utf-8', errors='replace') as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return ''
-    except OSError as error:
-        raise Problem('config', f'{path} cannot be read: {error.strerror}') from None
-    text, block = [], 'Host *'
-    for line in lines:
-        words = line.replace('=', ' ', 1).split()
-        if words and words[0].lower() in ('host', 'match'):
-            block = line
-        if not words or words[0].lower() != 'include' or depth == 16:
-            text.append(line)
-            continue
-        for pattern in words[1:]:
-            pattern = os.path.join(folder, os.path.expanduser(pattern.strip('"')))
-            for name in sorted(glob.glob(pattern)):
-                text.append(read_config(name, folder, depth + 1))
-        text.append(block)      # what an included file's last Host line began ends with that file
-    return '\n'.join(text) + '\n'
-
 
 def config_path(device):
     return os.path.join(device.ssh_folder, 'config')
 
 
-def find_settings(destination, device, overrides=(), config_file=None):
-    """The Settings of `destination`: command line first, then -o, then the configuration, first value wins."""
-    if config_file:
-        if config_file != 'none' and not os.path.exists(config_file):
-            raise Problem('config', f'There is no ssh configuration {config_file}.', 'Correct -F, or leave it out.')
-        text = '' if config_file == 'none' else read_config(config_file, device.ssh_folder)
-    else:
-        text = (read_config(config_path(device), device.ssh_folder)
-                + 'Host *\n' + read_config('/etc/ssh/ssh_config', '/etc/ssh'))
-    text = re.sub(r'(?mi)^([ \t]*)DynamicForward\b', r'\1LocalForward', text)
-    options = dict(ssh_config(text).lookup(destination.host)) if text.strip() != 'Host *' else {}
-    options.pop('hostname', None) if options.get('hostname') == destination.host else None
-    named = dict(reversed(overrides))
-    destination = destination._replace(user=named.get('user', destination.user), port=(
-        parse_port(named['port'], 'The port') if 'port' in named else destination.port))
-    for key, value in reversed(overrides):
-        options[key] = [value, *options.get(key, [])] if key in LIST_KEYS else value
-    if options.get('proxycommand'):
-        raise Problem('config', f'The ssh configuration has a ProxyCommand for {destination.host}, '
-                      'which this script does not run.', 'Use ProxyJump there, or name another file with -F.')
-    return make_settings(destination, options, device.home, device.ssh_folder, device.user())
+def config_lines(device, file=None):
+    """The Lines of the ssh configuration: of the person's own and the system's, or of one file; 'none' has none."""
+    import glob
+
+    def read(path):
+        try:
+            with open(path, encoding='utf-8-sig', errors='replace', newline='\n') as text:
+                return text.read()
+        except OSError as error:
+            if path != file and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+                return ''
+            raise Problem('config', f'The ssh configuration {path} cannot be read: {error.strerror}.',
+                          'Correct that, or name another file with -F.') from None
+
+    def find(pattern, folder):
+        return sorted(glob.glob(os.path.join(folder, tilde_path(os.path.expandvars(pattern), device))))
+
+    places = [(file or config_path(device), device.ssh_folder), ('/etc/ssh/ssh_config', '/etc/ssh')][:1 if file else 2]
+    return [line for place in places if file != 'none' for line in read_config(*place, read, find)]
+
+
+def find_settings(destination, device, overrides=(), config_file=None, runs=True):
+    """The Settings of `destination`: command line first, then the configuration, first value wins. Raises Problem."""
+    typed = [*overrides, ('user', config_word(destination.user or '')), ('port', str(destination.port or ''))]
+    lines = [*(Line(key, value) for key, value in typed if value not in ('', '""')), *config_lines(device, config_file)]
+    return make_settings(destination, look_up(lines, destination.host, device, runs), device)
 
 
 LOCAL_NETWORKS = ('10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '169.254.0.0/16', 'fe80::/10', 'fc00::/7')
@@ -3843,8 +4004,8 @@ class Pins:
         pins = self._all().get(known_hosts_name(host, port))
         if pins is None:
             return None
-        text = read_config(config_path(self._device), self._device.ssh_folder).lower()
-        if host.lower() in (*host_entries(text), *re.findall(r'(?m)^[ \t]*hostname[ \t=]+"?([^\s"]+)', text)):
+        lines = config_lines(self._device)
+        if host.lower() in (name.lower() for line in lines if line.key in ('host', 'hostname') for name in line.words):
             return pins
         with contextlib.suppress(OSError):
             self.set(host, port, ())
@@ -5372,7 +5533,9 @@ class Client:
             self._reach(self._socks.target)
 
     def _reach(self, target):
-        if self._remote:
+        if self._remote and self._socks and not may_open(self._forwards.permitted, *target):
+            self._reached(Problem('forbidden', f'{target[0]} port {target[1]}: PermitRemoteOpen does not allow it'))
+        elif self._remote:
             Dial(self._board, target, self.LINK_LIMIT, self._forwards.aside, self._reached)
         else:
             self._wish = self._link.wish('direct-tcpip', (*target, *self._origin), self.LINK_LIMIT,
@@ -5452,8 +5615,8 @@ class Forwards:
     SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0   # s until a port that is held still is asked for again
     MOST_ASIDE = 4          # names that are looked up at once
 
-    def __init__(self, link, tell, gateway_ports=False):
-        self.link, self.tell, self._gateway_ports = link, tell, gateway_ports
+    def __init__(self, link, tell, gateway_ports=False, permitted=None):
+        self.link, self.tell, self._gateway_ports, self.permitted = link, tell, gateway_ports, permitted
         self._board, self._forwards, self._clients = link.board, [], {}
         self._most = most_at_once(self.MOST, 2)
         self._listener = Listener(self._board, self._serve, self._most, self._told, tick=self.LOOK)
@@ -7175,7 +7338,7 @@ def open_forwards(link, specs, settings, report):
         elif message:
             report.warn(message)
 
-    forwards = Forwards(link, tell, settings.gateway_ports)
+    forwards = Forwards(link, tell, settings.gateway_ports, settings.permit_remote_open)
     for spec in specs:
         known = set(forwards.bound)
         try:
@@ -7218,6 +7381,10 @@ class Tunnels:
         """0 once a person types q. Raises KeyboardInterrupt, and Problem where the connection cannot be made again."""
         try:
             self._link.connect()
+            for text in self._settings.unmade:
+                if self._settings.exit_on_forward_failure:
+                    raise Problem('listen', text, 'Take it out of the configuration, or use another with -F.')
+                self._report.warn(f'Passed over: {text}')
             specs = (*self._options.forwards, *self._settings.forwards)
             self._forwards = open_forwards(self._link, specs, self._settings, self._report)
             self._link.keep(min(self.TICK, self._settings.alive_interval or self.TICK))
@@ -7263,7 +7430,7 @@ def qr_code(text):
 
 def known_servers(device):
     """The names that the ssh configuration of this device has."""
-    return host_entries(read_config(config_path(device), device.ssh_folder))
+    return host_entries(config_lines(device))
 
 
 def add_server(pairing, device):
@@ -7498,7 +7665,7 @@ def choose_from_menu(device, sessions):
 def has_forwards(name, device):
     """Whether the configuration has tunnels for a server; False where it cannot be read, which is said when it is used."""
     try:
-        return bool(find_settings(parse_destination(name), device).forwards)
+        return bool(find_settings(parse_destination(name), device, runs=False).forwards)
     except Problem:
         return False
 
@@ -7558,6 +7725,12 @@ def make_parser():
         add(f'-{mode}', metavar=metavar, dest='forwards', action='append', default=[], help=what,
             type=lambda text, mode=mode: (mode, text))
     add('-N', dest='only_forwards', action='store_true', help='no command: forwards only, until interrupted')
+    add('-4', dest='family', action='store_const', const='inet', help='IPv4 only')
+    add('-6', dest='family', action='store_const', const='inet6', help='IPv6 only')
+    add('-g', dest='gateway_ports', action='store_true', help='other devices may use the ports of -L and -D as well')
+    add('-W', dest='stdio', help=argparse.SUPPRESS)
+    add('-f', dest='background', action='store_true', help=argparse.SUPPRESS)
+    add(*(f'-{letter}' for letter in 'CTnaAxk'), dest='as_usual', action='store_true', help='as with ssh: nothing')
     add('-v', dest='verbose', action='store_true', help="show the program's lines and the log of the connection")
     add('-q', dest='quiet', action='store_true', help='no lines about progress')
     add('--device-auth', action='store_true', help='sign in with a one-time code instead of a redirect')
@@ -7605,13 +7778,16 @@ def read_arguments(words):
     if not re.fullmatch('[0-9]{1,6}', options.timeout) or not int(options.timeout):
         raise usage_problem(f'--timeout is no number of seconds: {options.timeout!r}', 'From 1 to 999999.')
     options.timeout = int(options.timeout)
-    if options.port is not None:
-        options.port = str(parse_port(options.port, '-p'))
-    named = ('proxyjump', options.jump), ('user', options.user), ('port', options.port)
-    options.overrides = [*((key, value) for key, value in named if value is not None),
+    typed = (('port', options.port and str(parse_port(options.port, '-p'))), ('proxyjump', options.jump),
+             ('user', options.user and config_word(options.user)), ('addressfamily', options.family),
+             ('gatewayports', options.gateway_ports and 'yes'))
+    options.overrides = [*((key, value) for key, value in typed if value),
                          *(absolute_paths(*parse_option(text)) for text in options.settings),
-                         *(absolute_paths('identityfile', path) for path in options.identities)]
+                         *(absolute_paths('identityfile', config_word(path)) for path in options.identities)]
     options.forwards = [parse_forward(mode, text) for mode, text in options.forwards]
+    if options.background or options.stdio is not None:
+        raise usage_problem('-f and -W are not here: there is no background, and standard input goes to no port.',
+                            'Leave out -f. For -W, use -L, or -J to go through a server.')
     if options.only_forwards and options.command:
         raise usage_problem('-N runs no command.', 'Leave out -N, or the command.')
     if options.destination is None and options.finish is None and options.add is None and not options.check:
@@ -7632,10 +7808,10 @@ def connection_words(options):
 
 def absolute_paths(key, value):
     """An option whose files are named from the present folder, so that they are found from another."""
-    if key not in ('identityfile', 'userknownhostsfile'):
+    if not key.endswith(('file', 'revokedhostkeys')):
         return key, value
-    return key, ' '.join(name if name == 'none' or name.startswith('%') else os.path.abspath(os.path.expanduser(name))
-                         for name in (value.split() if key == 'userknownhostsfile' else [value]))
+    return key, ' '.join(config_word(name if re.match('none$|[%$]', name) else os.path.abspath(os.path.expanduser(name)))
+                         for name in Line(key, value).words)
 
 
 @contextlib.contextmanager
@@ -7678,6 +7854,8 @@ def settings_of(options, device):
     """The Settings of the destination; puts those of its jump hosts, the first one first, into `options.jumps`."""
     settings = find_settings(parse_destination(options.destination), device, options.overrides, options.config)
     options.jumps = jump_settings(settings, device, options.config)
+    if settings.clears_forwards:
+        options.forwards = []
     return settings
 
 
@@ -7686,6 +7864,13 @@ def jump_settings(settings, device, config, depth=0):
     if depth == 8:
         raise Problem('config', f'The jump hosts of {settings.alias} lead in a circle.', 'Look at ProxyJump.')
     hops = [find_settings(hop, device, (), config) for hop in settings.jumps]
+    if settings.proxy:
+        try:
+            asked = read_arguments(settings.proxy.words)
+        except Problem as problem:
+            raise settings.proxy.wrong(problem.message) from None
+        config, jump = asked.config, parse_destination(asked.destination)
+        hops = [find_settings(jump, device, asked.overrides, config)]
     return jump_settings(hops[0], device, config, depth + 1) + hops if hops else []
 
 

@@ -982,7 +982,7 @@ def test_the_configuration_means_what_it_means_to_ssh(home, monkeypatch, words):
         assert found.connect_timeout == int(expected['connecttimeout'][0])
 
 
-@pytest.mark.parametrize('text', ['Host\n', 'Port ssh\n', 'ConnectTimeout soon\n', 'BatchMode maybe\n'])
+@pytest.mark.parametrize('text', ['Host\n', 'Port no-such-service\n', 'ConnectTimeout soon\n', 'BatchMode maybe\n'])
 def test_a_configuration_that_cannot_be_used_is_an_error_that_says_where(run, home, text):
     home.config.write_text(text)
     error = failure(run(to='127.0.0.1'), kind='config')

@@ -137,6 +137,23 @@ def test_what_cannot_be_done_ends_as_with_ssh(oracle, at_server, home, trouble):
     assert oracle.run('-o', 'BatchMode=yes', to=to, command='echo in').same('stdout', 'status').status == 255
 
 
+def test_a_configuration_may_have_match_final(oracle, at_server, home):
+    home.config.write_text(f'Match final all\n ServerAliveInterval 60\nHost box\n HostName 127.0.0.1\n'
+                           f' Port {at_server.port}\n User kim\n')
+    oracle.run(to='box', command='echo in').same('stdout', 'status')
+
+
+def test_a_configuration_may_be_for_one_user_only(oracle, at_server, home):
+    home.config.write_text(f'Match Host 127.0.0.1 User git\n HostName 192.0.2.1\n ConnectTimeout 1\n'
+                           f'Host *\n Port {at_server.port}\n')
+    oracle.run(to='kim@127.0.0.1', command='echo in').same('stdout', 'status')
+
+
+def test_a_configuration_may_have_comments_after_values(oracle, at_server, home):
+    home.config.write_text(f'Host box\n HostName 127.0.0.1 # the box\n Port {at_server.port} # not 22\n User kim\n')
+    oracle.run(to='box', command='echo in').same('stdout', 'status')
+
+
 # --- What listens, and where it leads -----------------------------------------------------------------------
 
 def test_a_local_forward_listens_where_it_is_told_and_leads_to_the_servers_own_loopback(oracle, at_server):
@@ -229,23 +246,3 @@ def test_a_pipe_reaches_the_command(oracle):
 @fault('a program that was killed ends with a status of its own')
 def test_a_command_that_a_signal_ended_has_no_status_but_255(oracle):
     oracle.run(command='kill -9 $$').same('status')
-
-
-@fault('Match final, as Fedora has it for everybody, is an error')
-def test_a_configuration_may_have_match_final(oracle, at_server, home):
-    home.config.write_text(f'Match final all\n ServerAliveInterval 60\nHost box\n HostName 127.0.0.1\n'
-                           f' Port {at_server.port}\n User kim\n')
-    oracle.run(to='box', command='echo in').same('stdout', 'status')
-
-
-@fault('Match user is taken for everybody')
-def test_a_configuration_may_be_for_one_user_only(oracle, at_server, home):
-    home.config.write_text(f'Match Host 127.0.0.1 User git\n HostName 192.0.2.1\n ConnectTimeout 1\n'
-                           f'Host *\n Port {at_server.port}\n')
-    oracle.run(to='kim@127.0.0.1', command='echo in').same('stdout', 'status')
-
-
-@fault('a comment after a value is taken for a part of it')
-def test_a_configuration_may_have_comments_after_values(oracle, at_server, home):
-    home.config.write_text(f'Host box\n HostName 127.0.0.1 # the box\n Port {at_server.port} # not 22\n User kim\n')
-    oracle.run(to='box', command='echo in').same('stdout', 'status')

@@ -342,7 +342,7 @@ def test_lines_for_every_host_stay_for_every_host():
 def test_an_entry_of_the_same_name_is_replaced_alone():
     before = ('# one\nHost one\n  Port 1\n\n# about work\nhost "work" # old\n  ProxyCommand nc %h\n'
               '  # inside\n\n  Port 3\n\n# about two\nHost two\n  Port 2\n\nHost work\n  User old\n')
-    assert 'work' in codex_login.host_entries(before)
+    assert 'work' in entries(before)
     assert codex_login.config_with_host(before, PAIRING) == (
         ENTRY + '\n# one\nHost one\n  Port 1\n\n# about work\n# about two\nHost two\n  Port 2\n\n')
 
@@ -352,10 +352,14 @@ def test_an_entry_shared_with_other_names_stays():
     assert codex_login.config_with_host(shared, PAIRING) == ENTRY + '\n' + shared
 
 
+def entries(text):
+    return codex_login.host_entries(codex_login.read_config('config', '', lambda path: text, None))
+
+
 def test_the_menu_shows_names_and_no_patterns():
     text = ('Host one *.example two # three\nHOST="four"\nHostName five\nMatch host six\nHost !seven ? one\n'
-            'Host -eight ""\n\tHost\tnine\n# Host ten\n')
-    assert codex_login.host_entries(text) == ['one', 'two', 'four', 'nine']
+            'Host -eight\n\tHost\tnine\n# Host ten\n')
+    assert entries(text) == ['one', 'two', 'four', 'nine']
 
 
 @needs_ssh

@@ -54,8 +54,13 @@ def budget(seconds=BUDGET):
 
 # --- The readers --------------------------------------------------------------------------------------------
 
+class Desk:
+    """A device, as far as a configuration is concerned."""
+    ssh_folder, user, succeeds = '/h/.ssh', staticmethod(lambda: 'kim'), staticmethod(lambda command: True)
+
+
 def read_time(text):
-    return script.make_settings(script.Destination('kim', 'server', None), {'connecttimeout': text}, '/h', '/h/.ssh', 'kim')
+    return script.make_settings(script.Destination('kim', 'server', None), {'connecttimeout': [script.Line('connecttimeout', text)]}, Desk)
 
 
 def read_forwards(text):
@@ -71,8 +76,13 @@ def read_pattern(text):
 
 
 def read_pasted_config(text):
-    script.host_entries(text)
     return script.config_with_host(text, script.Pairing('box', 'box.example.org', 22, 'kim', ()))
+
+
+def read_config(text):
+    lines = script.read_config('config', '/h/.ssh', lambda path: text if path == 'config' else 'Port 2222\n', lambda pattern, folder: ['a'])
+    script.host_entries(lines)
+    return script.make_settings(script.Destination(None, 'box', None), script.look_up(lines, 'box', Desk), Desk)
 
 
 def read_transcript(text):
@@ -131,6 +141,10 @@ READERS = {
     'known_hosts': (read_known_hosts, ['*', '?', 'a', ',', '!', ' ', '\n', 'ssh-rsa', 'AAAA', '|1|', '@revoked', '#', '='], ()),
     'host pattern': (read_pattern, ['*', '?', 'a', ',', '!', '.example.org', '|1|', '|', 'AAAA'], ()),
     'ssh_config': (read_pasted_config, ['Host', ' ', '\t', '=', '"', 'box', '\n', '\r', '*', '#', 'Match', '  Port 22\n'], ()),
+    'ssh_config, looked up': (read_config, [
+        'Host', ' ', '=', '"', "'", '\\', 'box', '\n', '*', '!', ',', '#', 'Match', 'final', 'all', 'host', 'user', 'exec', 'HostName', '%h', '%', '${',
+        'HOME}', 'Include', 'IdentityFile', 'ProxyCommand', 'ssh -W %h:%p', 'ProxyJump', 'LocalForward', '80 a:80', 'Port', 'UserKnownHostsFile',
+        'PermitRemoteOpen', 'none'], Problem),
     'pairing link': (script.parse_pairing_link, [
         'codex-login:1', '/', 'box', 'kim', '22', 'A' * 43, 'pythonista3://x?argv=--add&argv=', '%2F', 'ashell:', ' ', '.', '127.1'], Problem),
     'pasted redirect': (script.parse_redirect, [
@@ -212,6 +226,11 @@ KNOWN_BAD = [
     ('device code', 'ABCD-' * GROWN), ('device code', 'A' * GROWN),
     ('key file', '-----BEGIN ' + 'A ' * GROWN), ('key file', '-----BEGIN ' * 9000),
     ('ssh_config', '"' * GROWN), ('ssh_config', 'Host ' + '"' * GROWN), ('ssh_config', '\n' * GROWN),
+    ('ssh_config, looked up', 'Host ' + '"' * GROWN), ('ssh_config, looked up', 'HostName ' + '%h' * GROWN),
+    ('ssh_config, looked up', 'Host ' + 'b' * GROWN + '*'), ('ssh_config, looked up', 'Match ' + 'host box ' * (GROWN // 4)),
+    ('ssh_config, looked up', ' ' * GROWN), ('ssh_config, looked up', 'ProxyCommand ssh' + ' nc' * GROWN),
+    ('ssh_config, looked up', 'ProxyCommand ssh a nc' + ' -w 1' * GROWN), ('ssh_config, looked up', 'IdentityFile ' + 'a ' * GROWN),
+    ('ssh_config, looked up', 'LocalForward 80 a:80\n' * 200), ('ssh_config, looked up', 'UserKnownHostsFile ' + '${' * GROWN),
     ('pasted redirect', 'http://localhost:' + '9' * 5000), ('pasted redirect', 'http://localhost:²/'),
 ]
 

@@ -58,6 +58,11 @@ def pieces(data, generator):
     ('my_box', (None, 'my_box', None)),
     ('büro.example', (None, 'büro.example', None)),
     ('192.0.2.7:22', (None, '192.0.2.7', 22)),
+    ('server:ssh', (None, 'server', 22)),
+    ('work/db', (None, 'work/db', None)),
+    ('kim@my+srv', ('kim', 'my+srv', None)),
+    ('a=b', (None, 'a=b', None)),
+    ('a~b', (None, 'a~b', None)),
     ('::1', (None, '::1', None)),
     ('2001:db8::7', (None, '2001:db8::7', None)),
     ('kim@fe80::1%eth0', ('kim', 'fe80::1%eth0', None)),
@@ -72,8 +77,8 @@ def test_a_destination_is_read_as_ssh_reads_it(text, expected):
 
 @pytest.mark.parametrize('text', [
     '', ' ', '@server', 'kim@', 'kim@:22', ':22', '-oProxyCommand=x', 'kim@-oProxyCommand=x', '-kim@server',
-    'a b', 'server:ssh', 'server:0', 'server:65536', 'server:-1', 'server:+22', 'server:22x', 'server:٢٢',
-    '[::1', '::1]', '[::1]22', '[]', '[server]', 'server/path', 'ssh://server/path', 'ssh://', 'ki\nm@server',
+    'a b', 'server:no-such-service', 'server:0', 'server:65536', 'server:-1', 'server:+22', 'server:22x', 'server:٢٢',
+    '[::1', '::1]', '[::1]22', '[]', '[server]', 'ssh://server/path', 'a,b', 'ssh://', 'ki\nm@server',
     'server\n', 'ser\x1b[31mver', 'ser;ver', '$(reboot)', 'a`b`',
 ])
 def test_what_is_no_destination_is_a_usage_error(text):
@@ -88,7 +93,8 @@ def test_what_is_no_destination_is_a_usage_error(text):
     ('port 2222', ('port', '2222')),
     (' PORT = 2222 ', ('port', '2222')),
     ('User=a=b', ('user', 'a=b')),
-    ('IdentityFile="~/.ssh/my key"', ('identityfile', '~/.ssh/my key')),
+    ('IdentityFile="~/.ssh/my key"', ('identityfile', '"~/.ssh/my key"')),
+    ('ChallengeResponseAuthentication=no', ('kbdinteractiveauthentication', 'no')),
     ('stricthostkeychecking=accept-new', ('stricthostkeychecking', 'accept-new')),
 ])
 def test_options_are_written_as_for_ssh(text, expected):
@@ -107,9 +113,21 @@ def test_an_unknown_option_is_told_which_are_known():
     assert 'Colour' in problem.message and 'StrictHostKeyChecking' in problem.hint
 
 
+class Desk:
+    """A device, as far as a configuration is concerned."""
+    ssh_folder, user = SSH, staticmethod(lambda: 'kim')
+
+
+@pytest.fixture(autouse=True)
+def at_home(monkeypatch):
+    monkeypatch.setenv('HOME', HOME)
+
+
 def settings(destination='server', **options):
     """The Settings for what a configuration says."""
-    return script.make_settings(script.parse_destination(destination), options, HOME, SSH, 'kim')
+    lines = {key: [script.Line(key, text) for text in ([texts] if isinstance(texts, str) else texts)]
+             for key, texts in options.items()}
+    return script.make_settings(script.parse_destination(destination), lines, Desk)
 
 
 def test_without_a_configuration_the_settings_are_ssh_s_own():
@@ -121,11 +139,6 @@ def test_without_a_configuration_the_settings_are_ssh_s_own():
     assert (found.identities_named, found.identities_only, found.batch) == (False, False, False)
     assert found.strict == 'ask'
     assert found.connect_timeout == 15 and found.alive_interval > 0 and found.alive_count > 0
-
-
-def test_what_was_typed_wins_over_the_configuration():
-    found = settings('ana@server:2222', user='bob', port='22')
-    assert (found.user, found.port) == ('ana', 2222)
 
 
 def test_every_key_of_the_configuration_is_heeded():
@@ -161,7 +174,7 @@ def test_times_may_have_units_as_in_ssh_config(value, seconds):
 
 
 @pytest.mark.parametrize('key, value', [
-    ('port', 'ssh'), ('port', '0'), ('port', '70000'), ('identitiesonly', 'maybe'), ('batchmode', '2'),
+    ('port', 'no-such-service'), ('port', '0'), ('port', '70000'), ('identitiesonly', 'maybe'), ('batchmode', '2'),
     ('stricthostkeychecking', 'perhaps'), ('connecttimeout', 'soon'), ('connecttimeout', '-1'),
     ('serveraliveinterval', '1.5'), ('serveralivecountmax', '\x1b[31m'),
 ])
@@ -1338,7 +1351,7 @@ def test_specs_mean_what_they_mean_to_ssh(mode, text, spec):
     ('L', ''), ('L', ':'), ('L', '8080'), ('L', '8080:80'), ('L', '8080:localhost'),
     ('L', '8080:localhost:0'), ('L', '8080::80'), ('L', '65536:localhost:80'),
     ('L', '-1:localhost:80'), ('L', '+1:localhost:80'),
-    ('L', '٣:localhost:80'), ('L', 'http:localhost:80'), ('L', '8080:localhost:80:'),
+    ('L', '٣:localhost:80'), ('L', 'no-such-service:localhost:80'), ('L', '8080:localhost:80:'),
     ('L', 'a:b:8080:localhost:80'), ('L', '::1:8080:localhost:80'), ('L', '[::1:8080:localhost:80'),
     ('L', '[::1]8080:localhost:80'), ('L', '8080:-oProxyCommand=x:80'), ('L', '8080:a\x1b[2Jb:80'),
     ('L', '8080:' + 'a' * 256 + ':80'), ('R', ''), ('R', 'localhost'), ('R', '1:2:x'),
@@ -1490,7 +1503,7 @@ def test_what_follows_the_destination_is_the_command():
 
 
 @pytest.mark.parametrize('words', [
-    [], ['-x', 'server'], ['-p', 'server'], ['-p', 'x', 'server'], ['-p', '0', 'server'],
+    [], ['-z', 'server'], ['-f', 'server'], ['-W', 'a:22', 'server'], ['-p', 'server'], ['-p', 'x', 'server'], ['-p', '0', 'server'],
     ['-o', 'Colour=blue', 'server'], ['-o'], ['--browser', 'lynx', 'server'], ['--timeout', '0', 'server'],
     ['--timeout', '-5', 'server'], ['--timeout', 'soon', 'server'], ['--time', '5', 'server'], ['-q'],
 ])
