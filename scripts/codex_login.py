@@ -1118,7 +1118,8 @@ class SignIn(NamedTuple):
 
     `port` and `path` are the redirect's; `path` is '' where only the page knows it. `state` is None where the address names
     none. `kind` is 'redirect'; 'bare' where it names none, and is on the server's loopback itself; 'cut' where its end is
-    missing, and it must not be opened; 'leaving' where the redirect goes elsewhere than to loopback, and `port` is None.
+    missing, and it must not be opened. Without a `port`: 'leaving' where the redirect goes elsewhere than to loopback, and
+    'page' where a mere page was handed to $BROWSER.
     """
     url: str
     port: 'int | None'
@@ -1245,8 +1246,14 @@ class Finder:
     def handed(self, url):
         """The same for an address that $BROWSER was handed, which is whole."""
         url = url.replace(' ', '%20')
-        found = (self._offer(url, handed=True) or self._code(url)) if URLS.fullmatch(url) else None
+        if not URLS.fullmatch(url):
+            return None
+        found = self._offer(url, handed=True) or self._code(url)
         self._kept = '' if found else self._kept
+        if not (found or self._last or self._codes.given):
+            found = SignIn(url, None, '', None, 'page')
+            if DeviceCodes.PAGE.match(url):     # its code may be on its way
+                found, self._second = None, found
         return found
 
     def settle(self):
@@ -6901,11 +6908,7 @@ class Login:
         return state
 
     def _read_address(self, url):
-        attempt = self._attempt
-        found = attempt.finder.handed(url)
-        if found or attempt.sign_in or attempt.code or DeviceCodes.PAGE.match(url) or not URLS.fullmatch(url):
-            return self._found(found)
-        return self._leads_nowhere(url)
+        return self._found(self._attempt.finder.handed(url))
 
     def _settle(self, _):
         return self._found(self._attempt.finder.settle())
@@ -6924,6 +6927,8 @@ class Login:
             self._show_page(found.url, 'The code is copied.' if copied else '')
         elif found and found.kind == 'cut':
             self._report.warn('The sign-in address is cut off, and was not opened. A wider terminal, or the program in another mode, may print it whole.')
+        elif found and found.kind == 'page':
+            self._leads_nowhere(found.url)
         elif found:
             return self._open(found)
         return None

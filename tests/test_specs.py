@@ -586,7 +586,7 @@ def test_what_the_browser_was_handed_is_whole_and_wins():
     assert finder.settle() is None and finder.feed(redirect(1)) is None and finder.settle() is None and finder.quiet is None
     assert finder.handed('http://localhost:8000/') is None and finder.handed(redirect(1, 'new')).state == 'new'
     assert script.Finder().handed('http://localhost:8000').kind == 'bare'
-    assert script.Finder().handed('https://example.org/') is None and script.Finder().handed(redirect(1) + '\n') is None
+    assert script.Finder().handed('https://example.org/').kind == 'page' and script.Finder().handed(redirect(1) + '\n') is None
     assert script.Finder().handed(redirect(1) + '&scope=api read_api').url == redirect(1) + '&scope=api%20read_api'
     # Printed cut where nothing tells, given, and then handed whole.
     finder = script.Finder()
@@ -770,8 +770,16 @@ def test_a_page_that_the_browser_was_handed_goes_with_the_code_before_it():
     finder = script.Finder()
     assert finder.feed('! First copy your one-time code: 4261-1EFE') is None
     assert finder.handed('https://github.com/login/device') == ('https://github.com/login/device', '4261-1EFE')
-    assert finder.handed('https://github.com/login/device') is None
+    assert finder.handed('https://github.com/login/device') is None and finder.handed('https://example.org/') is None
     assert finder.handed('https://vercel.com/oauth/device?user_code=WXYZ-1234').code == 'WXYZ-1234'
+
+
+def test_a_page_for_codes_that_the_browser_was_handed_waits_for_its_code():
+    finder = script.Finder()
+    assert finder.handed('https://issuer.example/device') is None and finder.quiet == 3.0
+    assert finder.feed('Code: ABCD-1234').code == 'ABCD-1234' and finder.quiet is None
+    finder = script.Finder()
+    assert finder.handed('https://issuer.example/device') is None and finder.settle().kind == 'page' and finder.settle() is None
 
 
 def test_a_code_that_was_renewed_is_given_again_and_a_repeated_one_is_not():
