@@ -2992,11 +2992,11 @@ def prefer_host_key_types(transport, known_types, algorithms=''):
     sign, patterns = algorithms[:1], algorithms.lstrip('+-^').split(',')
     named = [name for pattern in patterns for name in offer.key_types if wildcards_match(pattern, name)]
     others = [name for name in offer.key_types if name not in named]
-    types = others if sign == '-' else offer.key_types if sign in ('', '+') else named + others * (sign == '^')
+    types = {'': others, '+': offer.key_types, '-': others, '^': named + others}.get(sign, named)
     if not types:
         raise Problem('config', f'HostKeyAlgorithms leaves no type of host key that is safe and known here: {algorithms}',
                       'Add ssh-ed25519, ecdsa-sha2-nistp256 or rsa-sha2-512 to it, or take it out of the ssh configuration.')
-    offer.key_types = sorted(types, key=lambda name: name not in known) if sign in ('', '+', '-') else types
+    offer.key_types = sorted(types, key=lambda name: name not in known and sign in ('', '+', '-'))
 
 
 def shake_hands(connection, limit):
@@ -3394,12 +3394,8 @@ def sign(key, data, algorithm):
 
 def public_blob(path):
     """The public key or certificate in the file `path`, as RFC 4253 bytes; None where it has none."""
-    try:
-        with open(path, encoding='ascii', errors='replace') as file:
-            type, text = file.read(1 << 16).split()[:2]
-        return base64.b64decode(text) if _is_key(type, text) else None
-    except (OSError, ValueError):
-        return None
+    type, text = [*(read_text(path) or '').split(None, 2), '', ''][:2]
+    return base64.b64decode(text) if _is_key(type, text) else None
 
 
 def certifies(certificate, blob):
@@ -4100,10 +4096,10 @@ class HostKeys:
 
     def _cure(self, key):
         """What takes a key that is no longer right out of known_hosts."""
-        path = key.place.rpartition(', line ')[0]
         if not self._device.has_ssh_keygen:
             return 'run this in the app, by hand: it asks whether the new one is to replace it.'
         import shlex
+        path = key.place.rpartition(', line ')[0]
         elsewhere = f' -f {shlex.quote(path)}' if path != os.path.join(self._device.ssh_folder, 'known_hosts') else ''
         return f"remove that line: ssh-keygen -R '{self._settings.known_as}'{elsewhere}"
 
@@ -4146,9 +4142,10 @@ class HostKeys:
 class Authentication:
     """The client's side of user authentication over one Transport, whose host key was checked (RFC 4252, RFC 4256).
 
-    Each method gives whether the server took it; only a USERAUTH_FAILURE is a refusal. `wants` are the methods that it wants next,
-    `told` says whether it has said so, `over` that it lets one in. What it says to the person goes to `show(text)`. Raises
-    EOFError where the connection ended, and Problem('connect') where the server says nothing for too long.
+    Each method gives whether the server took it; only a USERAUTH_FAILURE is a refusal. `wants` are the methods that it wants
+    next, `told` says whether it has said so, `over` that it lets one in, `asks` whether keyboard-interactive asked anything.
+    What it says to the person goes to `show(text)`. Raises EOFError where the connection ended, and Problem('connect') where
+    the server says nothing for too long.
     """
     LIMIT = 120.0           # waking seconds, as sshd's LoginGraceTime
     PATIENCE = 900.0        # of a server that has said something: somebody may have to approve it elsewhere
@@ -4157,7 +4154,7 @@ class Authentication:
 
     def __init__(self, transport, user, show=lambda text: None):
         self._transport, self._user, self._show, self._limit = transport, user, show, self.LIMIT
-        self.wants, self.told, self.over = (), False, False
+        self.wants, self.told, self.over, self.asks = (), False, False, None
         self._heard = Box()
         hear(transport, (self.SERVICE_ACCEPT, self.FAILURE, self.SUCCESS, self.BANNER, self.QUESTION), self._hear)
         self._send(self.SERVICE_REQUEST, 'ssh-userauth')       # once a connection: some servers refuse a second one
@@ -4198,11 +4195,12 @@ class Authentication:
     def interactive(self, answer):
         """Keyboard-interactive; `answer(name, instruction, [(prompt, echo)])` gives the texts to be sent."""
         def next_round(message):
-            self._limit = self.PATIENCE
+            self.asks, self._limit = True, self.PATIENCE
             name, instruction, _ = (said_in(message) for _ in range(3))
             prompts = [(said_in(message), message.get_boolean()) for _ in range(min(message.get_int(), self.MOST_MESSAGES))]
             answers = answer(name, instruction, prompts)
             self._send(self.ANSWER, len(answers), *answers)
+        self.asks = bool(self.asks)
         self._request('keyboard-interactive', '', '')
         return self._outcome(next_round)
 
@@ -4320,7 +4318,7 @@ class Credentials:
         """[(method, what to try by it, one after the other)], in the order of PreferredAuthentications."""
         methods = self._settings.methods
         secrets = {'publickey': (key for key in self._identities() if key.blob not in self._judged),
-                   'keyboard-interactive': self._typed(tuple),
+                   'keyboard-interactive': (secret for secret in self._typed(tuple) if self._server.asks is not False),
                    'password': self._typed(lambda: self._device.secret(f"{self._whom}'s password:"))}
         ways = [(method, secrets[method]) for method in methods]
         if 'password' in methods and not self._settings.batch:

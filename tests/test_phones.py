@@ -569,6 +569,18 @@ def test_a_kept_password_that_is_no_longer_right_is_dropped(pythonista, server):
     assert list(pythonista.phone.keychain.values()) == [PASSWORD]
 
 
+def test_a_password_that_is_asked_for_by_a_question_is_kept_as_well(pythonista, server):
+    """macOS offers both ways: the question comes first, and what was right is tried as a password the next time."""
+    pythonista.configure('home', server=server)
+    pythonista.trust(server.known_hosts())
+    server.questions = (('Password: ', PASSWORD),)
+    pythonista.phone.will_answer(('console.password_alert', PASSWORD))
+    for _ in range(2):
+        pythonista.sign_in('home')
+        (server.home / '.codex' / 'auth.json').unlink()
+    assert pythonista.asked == ['console.password_alert'] and list(pythonista.phone.keychain.values()) == [PASSWORD]
+
+
 def test_three_wrong_passwords_are_enough(pythonista, server):
     pythonista.configure('home', server=server)
     pythonista.trust(server.known_hosts())

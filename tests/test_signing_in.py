@@ -425,6 +425,8 @@ ASKED = {
                                  'demanded': ('password', 'keyboard-interactive')}, [], ['right', '7']),
     'a code, then a password': ({'password': 'right', 'questions': (('Code: ', '7'),),
                                  'demanded': ('keyboard-interactive', 'password')}, [], ['8', '7', 'wrong', 'right']),
+    'both, and questions are never asked': ({'password': 'right', 'questions': (('Code: ', '1'),),
+                                             'bad_day': 'refused at questions'}, [], ['wrong', 'right']),
     'no question at all': ({'password': None, 'questions': ('Approved on your phone.',)}, [], []),
 }
 
@@ -443,6 +445,7 @@ def test_a_person_is_asked_what_ssh_asks(tmp_path, case):
             assert script.wait() == status, (asked, script.screen)
             words = [line.split()[-1] for line in script.screen.splitlines() if re.search(r':\s*$', line)]
         assert words == [question.split()[-1] for question in asked]
+        assert server.count['refused at questions'] in (0, 2)       # once by each of the two
 
 
 def test_name_and_instruction_are_shown_with_the_question(run, server, home):
@@ -502,6 +505,19 @@ def test_the_banner_is_shown_once_however_often_it_is_connected_again(run, serve
     assert script.wait() == 130 and script.screen.count('Authorised use only.') == 1
 
 
+def test_a_server_that_talks_on_and_on_fills_no_memory():
+    transport = FakeTransport(*[(1, 53, f'banner {number}', '') for number in range(1000)])
+    with pytest.raises(codex_login.load_paramiko().SSHException, match='on and on'):        # which ends the connection
+        codex_login.Authentication(transport, 'ana').none()
+
+
+def test_a_password_that_has_to_be_changed_is_called_that():
+    expired = FakeTransport((2, 60, 'Your password has \x1b[2Jexpired.', ''))
+    with pytest.raises(codex_login.Problem, match='wants a new password: Your password has expired.') as raised:
+        codex_login.Authentication(expired, 'ana').password('old')
+    assert 'ssh' in raised.value.hint
+
+
 # --- The end of a connection --------------------------------------------------------------------------------
 
 @WITH_SSH
@@ -530,6 +546,13 @@ def test_a_person_who_took_too_long_is_told_so_and_asked_nothing_more(tmp_path):
             assert script.wait() == 255
             assert 'ended the connection' in script.screen and script.screen.count('password:') == 1
             assert 'LoginGraceTime' in script.screen
+
+
+@pytest.mark.parametrize('step', ['key exchange', 'key', 'authentication'])
+def test_last_words_are_shown_harmless_and_not_for_ever(run, server, step):
+    server.bad_day, server.farewell = f'goodbye at {step}', '\x1b]0;mine\x07Closed for \u202eto' + 'day' * 1000
+    message = failure(run(command=('true',)))['message']
+    assert 'ended the connection' in message and 'Closed for today' in message and len(message) < 400
 
 
 @pytest.mark.parametrize('words', ['Exceeded MaxStartups', 'Not allowed at this time'])
