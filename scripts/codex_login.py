@@ -4142,10 +4142,10 @@ class HostKeys:
 class Authentication:
     """The client's side of user authentication over one Transport, whose host key was checked (RFC 4252, RFC 4256).
 
-    Each method gives whether the server took it; only a USERAUTH_FAILURE is a refusal. `wants` are the methods that it wants
-    next, `told` says whether it has said so, `over` that it lets one in, `asks` whether keyboard-interactive asked anything.
-    What it says to the person goes to `show(text)`. Raises EOFError where the connection ended, and Problem('connect') where
-    the server says nothing for too long.
+    Each method gives whether the server took it; only a USERAUTH_FAILURE is a refusal. `wants` are the methods that it has
+    said it wants next, `over` says that it lets one in, `asks` whether keyboard-interactive asked anything. What it says to
+    the person goes to `show(text)`. Raises EOFError where the connection ended, and Problem('connect') where the server says
+    nothing for too long.
     """
     LIMIT = 120.0           # waking seconds, as sshd's LoginGraceTime
     PATIENCE = 900.0        # of a server that has said something: somebody may have to approve it elsewhere
@@ -4154,7 +4154,7 @@ class Authentication:
 
     def __init__(self, transport, user, show=lambda text: None):
         self._transport, self._user, self._show, self._limit = transport, user, show, self.LIMIT
-        self.wants, self.told, self.over, self.asks = (), False, False, None
+        self.wants, self.over, self.asks = (), False, None
         self._heard = Box()
         hear(transport, (self.SERVICE_ACCEPT, self.FAILURE, self.SUCCESS, self.BANNER, self.QUESTION), self._hear)
         self._send(self.SERVICE_REQUEST, 'ssh-userauth')       # once a connection: some servers refuse a second one
@@ -4212,7 +4212,7 @@ class Authentication:
                 self.over = True
                 return True
             if number == self.FAILURE:
-                self.wants, self.told = tuple(said_in(message).split(',')), True
+                self.wants = tuple(said_in(message).split(','))
                 return message.get_boolean()
             if number == self.BANNER:
                 self._limit = self.PATIENCE
@@ -4303,14 +4303,15 @@ class Credentials:
             if not self._attempt(method, secret, done):
                 self._steps = []        # a code that works once, say
                 break
-        ways = self._ways()
+        ways, asked = self._ways(), False
         while not server.over:
             attempt = next(((method, secret) for method, secrets in ways if method in server.wants for secret in secrets), None)
             if attempt:
                 self._attempt(*attempt, done)
-            elif server.told:
+            elif asked or any(server.wants):
                 raise self._refused(f'{self._settings.name}: permission denied ({harmless(", ".join(server.wants))[:200]}).')
             else:
+                asked = True
                 server.none()
         return done
 

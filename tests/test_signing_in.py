@@ -339,6 +339,17 @@ def test_a_server_that_ends_the_connection_at_a_key_and_takes_no_proof_lets_one_
         assert server.count['publickey'] == 0
 
 
+@WITH_SSH
+def test_an_sshd_that_wants_no_proof_lets_one_in(tmp_path):
+    with Sshd(AuthenticationMethods='none', PermitEmptyPasswords='yes', PasswordAuthentication='yes') as server:
+        shadow = server.folder / 'etc' / 'shadow'
+        shadow.write_text(shadow.read_text().replace('kim:*:', 'kim::'))
+        home = Home(tmp_path / 'home')
+        home.trust(server)
+        home.make_key()
+        gets_in(Oracle(server, home).run(command='echo in'))
+
+
 def test_a_link_in_a_banner_is_shown_while_the_server_waits_for_the_visit(run, server):
     server.opens_to, server.slowness, server.banner = 'a visit', 1000, 'To sign in, visit https://login.example/a/1'
     script = run(json_events=False, terminal=True, command=('true',))
