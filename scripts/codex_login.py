@@ -3494,7 +3494,7 @@ class Channel:
         """What has come, up to `most` bytes; b'' at the end, None where there is nothing now."""
         ended = self.eof_received or self.closed        # asked before the data
         if not self._parts:
-            return b'' if ended else None
+            return b'' if ended or self.refused else None
         data = b''.join(self.peek(len(self._parts)))[:most]
         self.took(len(data))
         return data
@@ -4536,15 +4536,15 @@ class Hop:
 class Wish:
     """A channel that somebody wants of a Link; `then` gets it, or the Problem, once, on a thread that must not be held up."""
 
-    def __init__(self, number, kind, fields, then):
-        self.number, self.kind, self.fields, self.then = number, kind, fields, then
-        self.channel = self.expiry = self.doubt = None
+    def __init__(self, number, kind, fields, limit, then):
+        self.number, self.kind, self.fields, self.limit, self.then = number, kind, fields, limit, then
+        self.channel = self.expiry = self.doubt = self.asked = None
         self.tries, self.over = 0, False
 
     @property
     def where(self):
-        """What is wished for, in words."""
-        return 'a session' if self.kind == 'session' else '{} port {}'.format(*self.fields)
+        """Where a connection is wished for, in words."""
+        return '{} port {}'.format(*self.fields)
 
 
 class Link:
@@ -4669,23 +4669,32 @@ class Link:
         return self._wait_for('direct-tcpip', (host, port, '127.0.0.1', 0), limit, lambda channel: None)
 
     def run(self, command, data):
-        """A session Channel on which `command` runs and has got `data` on its standard input.
+        """A session Channel on which `command` runs and has got `data` on its standard input; waits for it.
 
         Raises Problem: 'remote' where the server gives no session, 'link' where there is no connection.
         """
-        def execute(channel):
-            channel.settimeout(self.RUN_LIMIT)
-            channel.request('exec', command)
+        return self._wait_for('session', (), self.RUN_LIMIT, lambda channel: self._execute(channel, command, data))
+
+    def run_soon(self, command, data, then):
+        """The same, unless nobody waits: then(outcome) gets the Channel or the Problem, on a thread that must not be held up."""
+        def began(outcome):
+            if isinstance(outcome, Channel):
+                self._execute(outcome, command, data)
+            then(outcome)
+        self.wish('session', (), self.RUN_LIMIT, began)
+
+    def _execute(self, channel, command, data):
+        channel.settimeout(self.RUN_LIMIT)
+        channel.request('exec', command)
+        with contextlib.suppress(OSError):      # closed at once: what it says is yet to be read
             channel.sendall(data)
-        return self._wait_for('session', (), self.RUN_LIMIT, execute)
 
     def _wait_for(self, kind, fields, limit, begin):
         box = Box()
 
         def then(outcome):
             if isinstance(outcome, Channel):
-                with contextlib.suppress(OSError):      # closed at once: what it says is yet to be read
-                    begin(outcome)
+                begin(outcome)
             box.put(outcome)
         wish = self.wish(kind, fields, limit, then)
         try:
@@ -4699,8 +4708,8 @@ class Link:
 
     def wish(self, kind, fields, limit, then):
         """The Wish for a channel, within `limit` waking seconds: then(outcome) gets the Channel, or the Problem."""
-        wish = Wish(next(self._numbers), kind, fields, then)
-        wish.expiry = self.board.after(limit, lambda: self._expire(wish, limit))
+        wish = Wish(next(self._numbers), kind, fields, limit, then)
+        wish.expiry = self.board.after(limit, lambda: self._expire(wish))
         with self._lock:
             problem = self._problem
             if not problem:
@@ -4725,7 +4734,8 @@ class Link:
                     break
                 wish = self._wishes.pop(0)
             if not wish.over:
-                wish.doubt = self.board.after(connection.patience, lambda: self.suspect(connection))
+                wish.asked = elapsed()
+                wish.doubt = self.board.after(min(connection.patience, wish.limit / 2), lambda: self.suspect(connection))
                 wish.channel = connection.open(wish.kind, wish.fields, lambda channel, wish=wish: self._answered(wish, channel))
         if self._wishes:
             self.ring()
@@ -4763,14 +4773,18 @@ class Link:
                            'Its sshd has AllowTcpForwarding or PermitOpen set; --device-auth works without.')
         return Problem('refused', f'Nothing listens at {wish.where} of {server}{said}.')
 
-    def _expire(self, wish, limit):
-        if wish.channel and not wish.channel.broken and self._connection and self._connection.alive:
-            problem = Problem('slow', f'{self.settings.alias} does not reach {wish.where} within {limit:g} s.', 'Try again.')
+    def _expire(self, wish):
+        channel, server, limit = wish.channel, self.settings.alias, f'{wish.limit:g} s'
+        # Where nothing was heard since it was asked, it may as well be the connection.
+        if not channel or channel.broken or channel.connection is not self._connection or channel.connection.last_heard < wish.asked:
+            problem = self._lost(wish.limit)
+        elif wish.kind == 'session':
+            problem = Problem('remote', f'{server} gives no session within {limit}.', 'It may be busy. Try again later.')
         else:
-            problem = self._lost(limit)
+            problem = Problem('slow', f'{server} does not reach {wish.where} within {limit}.', 'Try again.')
         self._finish(wish, problem)
-        if wish.channel:
-            wish.channel.close()
+        if channel:
+            channel.close()
 
     def _finish(self, wish, outcome):
         with self._lock:
@@ -6020,7 +6034,6 @@ class Program:
     """
     GRACE = 150             # seconds after which the server ends what this script should have ended: what came late is finished first
     START_LIMIT = 30.0      # s
-    PROBE = 5.0             # s that a server which does not start it may take to show that it is there at all
     PAUSES = (0, 0.2, 1, 3, 5)      # s before each try to have its status
     MOST_WAITING = 100      # things said by the program that nobody has looked at
 
@@ -6028,8 +6041,11 @@ class Program:
         import secrets
         self.command, self.mark, self.folder = command, secrets.token_hex(8), None
         self.exited = None      # its exit status, once known
-        self.trouble = f'{link.settings.alias} did not start the program.'        # why it has not started yet
-        self._link, self._box, self._lifetime = link, box, lifetime
+        self.trouble = f"{link.settings.alias} did not start the program."       # why it has not started yet
+        self._link, self._board, self._box, self._lifetime = link, link.board, box, lifetime
+        self._beginning = {}    # what the launcher takes to start it
+        self._following = self._last = self._late = None
+        self._vain = 0          # sessions in a row of one connection in which nothing was said
         self._run = secrets.token_hex(4)
         self._channel, self._lines_seen = None, 0
         self._word = ''         # what the attendant was told last
@@ -6040,13 +6056,14 @@ class Program:
         command = self.command
         job, keeper, shim = (text.replace('MARK', self.mark) for text in (JOB, KEEPER, SHIM))
         job = job.replace('PROOF', PROOF.replace('PROGRAM', command.program).replace('MARK', self.mark) if command.codex else '')
-        start(self._follow, {'T': str(self._lifetime + self.GRACE), 'LOOK': 'no' if again else 'yes',
-                             'JOB': job.replace('COMMAND', command.line), 'KEEPER': keeper, 'SHIM': shim}, failed=self._failed)
+        self._beginning = {'T': str(self._lifetime + self.GRACE), 'LOOK': 'no' if again else 'yes',
+                           'JOB': job.replace('COMMAND', command.line), 'KEEPER': keeper, 'SHIM': shim}
+        self._attend()
 
     def find(self, folder, mark):
         """Go on with what was started in `folder` with `mark`, by this run or another."""
         self.folder, self.mark = folder, mark
-        start(self._follow, {}, failed=self._failed)
+        self._attend()
 
     def say(self, word):
         """Tell the attendant, now and whenever it is another one: 'go', the login is saved; 'leave'; 'stop'."""
@@ -6057,8 +6074,9 @@ class Program:
 
     def follow_anew(self):
         """Have another attendant say all that there is to be said."""
-        if self._channel:
-            self._channel.close()
+        if self._following:
+            self._following.close()
+            self._board.call(self._attend)
 
     def signed_in(self):
         """(whether somebody is signed in, the words that say so), by the program's own status. Raises Problem 'link'."""
@@ -6090,78 +6108,88 @@ class Program:
         return {'N': self.mark, 'W': self.command.program, 'CODEX': 'yes' if self.command.codex else 'no', 'I': self._run,
                 'd': self.folder or '', **others}
 
-    def _failed(self, error):
-        self._box.put(('problem', Problem('remote', f'Following the program ended by {type(error).__name__}.', 'Start again.')))
+    # -- the attendant: one after the other, each through the connection that there is, until all is said
 
-    def _follow(self, beginning):
-        """Run an attendant through each connection, with what it takes to begin, until all is said."""
-        last, vain = None, 0
-        while not self._over:
-            try:
-                connection = self._link.transport()
-                channel = self._link.run('sh', launcher(self._variables(**beginning), LAUNCH, ATTEND))
-                heard, noise = self._read(channel)
-                # A connection that was lost is another one the next time: so a third try tells that from a server that runs nothing.
-                last, vain = connection, vain + 1 if connection is last and not heard else 1
-                if not heard and (channel.exit_status != -1 or vain == 3):
-                    raise Problem('remote', f'{self._link.settings.alias} ran no commands for {self._link.settings.user}'
-                                  + (f'; it says: {noise}' if noise else '.'), 'The account needs a shell.')
-            except Problem as problem:
-                if problem.kind == 'slow':
-                    problem = Problem('remote', f'{self._link.settings.alias} gives no session (no answer).',
-                                      'The account may not be allowed to run commands, or the server is busy.')
-                if problem.kind == 'cancelled':
-                    return
-                if problem.kind != 'link' and not self._fell_silent(connection):
-                    return self._box.put(('problem', problem))
-                self.trouble = problem.message
+    def _attend(self):
+        self._following = None
+        if not self._over:
+            script = launcher(self._variables(**self._beginning), LAUNCH, ATTEND)
+            self._link.run_soon('sh', script, lambda outcome: self._board.call(lambda: self._attended(outcome)))
 
-    def _fell_silent(self, connection):
-        """Whether a server that did not do what it should does not answer anything any more: then it was the connection."""
-        asked = elapsed()
-        self._link.suspect(connection)
-        for step in awake(self.PROBE, 0.1):
-            if connection.last_heard > asked or not connection.alive:
-                break
-            Box().take(step, None)
-        return not connection.alive or connection.last_heard <= asked
+    def _attended(self, outcome):
+        """There is an attendant at the end of a Channel, or a Problem instead."""
+        if isinstance(outcome, Channel):
+            self._following, self._transcript = outcome, Transcript(self.mark)
+            self._number, self._noise, self._heard, self._began = 0, deque(maxlen=3), False, elapsed()
+            self._late = self._board.after(self.START_LIMIT, self._not_started)
+            outcome.heard = lambda: self._board.call(lambda: self._read(outcome))
+            self._read(outcome)
+        elif outcome.kind == 'link':
+            self.trouble = outcome.message
+            self._attend()
+        elif outcome.kind != 'cancelled':
+            self._fail(outcome)
+
+    def _fail(self, problem):
+        self._over = True
+        self._box.put(('problem', problem))
+
+    def _not_started(self):
+        connection = self._following.connection
+        self._following.close()
+        if connection.last_heard <= self._began:        # it may be the connection
+            self._link.suspect(connection)
+            return self._attend()
+        self._fail(Problem('remote', f'{self._link.settings.alias} did not start the program within {self.START_LIMIT:g} s.',
+                           "The account's login shell may be waiting for something."))
 
     def _read(self, channel):
-        """Hear an attendant until its channel ends: whether it said anything, and what came before that. Raises Problem."""
+        if channel is not self._following:
+            return
+        if len(self._box) > self.MOST_WAITING and not channel.closed:       # then the program waits, too
+            self._board.after(0.05, lambda: self._read(channel))
+            return
+        data = channel.read(65536)
+        if data is None:
+            return
+        if not data:
+            return self._left(channel)
+        try:
+            for item in self._transcript.feed(data):
+                self._take(item, channel)
+        except Problem as problem:
+            channel.close()
+            return self._fail(problem)
+        self._board.call(lambda: self._read(channel))
+
+    def _take(self, item, channel):
         import logging
-        transcript, number, noise, heard = Transcript(self.mark), 0, deque(maxlen=3), False
-        began, silent = elapsed(), awake(self.START_LIMIT, 1.0)
-        with contextlib.closing(channel):
-            channel.settimeout(1.0)
-            while True:
-                try:
-                    data = channel.recv(65536)
-                except socket.timeout:
-                    if not heard and next(silent, None) is None:
-                        break
-                    continue
-                except LOST:
-                    data = b''
-                if not data:
-                    return heard, ' '.join(noise)[-300:]
-                while len(self._box) > self.MOST_WAITING and not channel.closed:    # then the program waits, too
-                    Box().take(0.05, None)
-                for item in transcript.feed(data):
-                    if isinstance(item, Record):
-                        heard = True
-                        self._hear(item, channel)
-                    elif not heard:
-                        noise.append(item)
-                        logging.getLogger('codex_login').debug('%s says: %s', self._link.settings.alias, item)
-                    else:
-                        number += 1
-                        if number > self._lines_seen:
-                            self._lines_seen = number
-                            self._box.put(('line', item))
-                if not heard and elapsed() - began > self.START_LIMIT:
-                    break
-        raise Problem('remote', f'{self._link.settings.alias} did not start the program within {self.START_LIMIT:g} s.',
-                      "The account's login shell may be waiting for something.")
+        if isinstance(item, Record):
+            self._heard = True
+            self._late.cancel()
+            self._hear(item, channel)
+        elif not self._heard:
+            self._noise.append(item)
+            logging.getLogger('codex_login').debug('%s says: %s', self._link.settings.alias, item)
+        else:
+            self._number += 1
+            if self._number > self._lines_seen:
+                self._lines_seen = self._number
+                self._box.put(('line', item))
+
+    def _left(self, channel):
+        """The attendant's channel has ended: another follows, unless all is said, or the server runs nothing."""
+        self._late.cancel()
+        channel.close()
+        # A connection that was lost is another one the next time: so a third try tells that from a server that runs nothing.
+        self._vain = 0 if self._heard else self._vain + 1 if channel.connection is self._last else 1
+        self._last = channel.connection
+        noise = ' '.join(self._noise)[-300:]
+        if not self._heard and (channel.exit_status != -1 or channel.refused or self._vain == 3):
+            self._fail(Problem('remote', f'{self._link.settings.alias} ran no commands for {self._link.settings.user}'
+                               + (f'; it says: {noise}' if noise else '.'), 'The account needs a shell.'))
+        elif not self._over:
+            self._board.after(0.0 if channel.broken else 1.0, self._attend)         # nobody is asked more than once a second
 
     def _hear(self, record, channel):
         name, text = record

@@ -56,7 +56,6 @@ def few(script, most):
     return comes(lambda: Meter(script.process.pid).threads() <= most, within=10)
 
 
-@pytest.mark.xfail(strict=True, reason='a login has six threads while it waits for the browser, five where nobody types')
 def test_who_waits_for_the_browser_has_five_threads(run):
     script = run(json_events=False, terminal=True)
     script.wait_for_text('Your browser opens it')
@@ -65,7 +64,6 @@ def test_who_waits_for_the_browser_has_five_threads(run):
     assert script.wait() == 130
 
 
-@pytest.mark.xfail(strict=True, reason='a login has six threads while it waits for the browser, five where nobody types')
 def test_where_nobody_types_there_are_four(run):
     script = run()
     script.wait_for('opened')
