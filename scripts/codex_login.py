@@ -6246,6 +6246,7 @@ class Courier:
     LARGEST = 8 << 20       # bytes of an answer
     REPEATS = 20            # times that a page is asked for whose answer broke off
     PIECE = 16384           # bytes of a request, sent whole or not at all
+    SIGNED_IN = Reply(200, '', page('Signed in', 'The sign-in is complete. You can close this page.'))
 
     def __init__(self, link, program, port, until):
         self._link, self._program, self._port, self.until = link, program, port, until
@@ -6289,7 +6290,7 @@ class Courier:
             if self._program.exited is None:
                 Box().take(step, None)
         if self._program.exited == 0:
-            return Reply(200, '', page('Signed in', 'The sign-in is complete. You can close this page.'))
+            return self.SIGNED_IN
         raise Problem('unknown', 'The connection broke while the redirect was delivered; it may have arrived.'
                       if self._program.exited is None else 'The sign-in has failed at the server.', 'The app says more, or the server.')
 
@@ -6332,7 +6333,7 @@ class Courier:
                 elif problem.kind == 'refused':
                     raise Problem('refused', f'Nothing waits at port {self._port} of {self._link.settings.alias} any more.',
                                   'Start the login again.') from None
-                elif problem.kind != 'link' or elapsed() > self.until:
+                elif problem.kind not in ('link', 'slow') or elapsed() > self.until:      # a loopback is never slow: the way to it is
                     raise
 
     def _read_reply(self, channel):
@@ -7136,7 +7137,7 @@ class Login:
             answer = None
             if last and problem.kind == 'refused':      # the program ends with its last answer: this one is as true
                 with contextlib.suppress(Problem):
-                    answer = attempt.courier.last_words(5.0)
+                    answer = attempt.courier.SIGNED_IN if attempt.proof and attempt.proof[0] else attempt.courier.last_words(5.0)
             data = answer.data if answer else page('Not delivered', f'{problem.message} {problem.hint}', status=502)
         else:
             data = answer.data
