@@ -924,7 +924,6 @@ _KEY = re.compile(r'[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]')  # 256 bits, then two 
 
 class Pairing(NamedTuple):
     """A server to be added: its alias here, where it is, and what its host key must be."""
-
     name: str
     host: str
     port: int
@@ -944,25 +943,17 @@ def parse_pairing_link(text):
     if not 5 <= len(fields) <= 4 + _LINK_KEYS:
         raise _bad_link('it is cut short, or too long')
     name, user, host, port, *keys = fields
-    if not _PORT.fullmatch(port):
-        raise _bad_link('its port is not a number from 1 to 65535')
-    if not all(map(_KEY.fullmatch, keys)) or len(set(keys)) < len(keys):
-        raise _bad_link('its host key fingerprints are damaged')
+    host = _canonical_host(host)
+    for fine, reason in (
+            (_NAME.fullmatch(name), 'the name of the server is none of up to 32 letters, digits, _ and -'),
+            (_USER.fullmatch(user), 'the user name is none of up to 64 letters, digits, . _ @ and -'),
+            (host, 'the address is neither a host name (xn--… where it is international) nor an IP address without a zone'),
+            (_PORT.fullmatch(port) and int(port) < 65536, 'its port is not a number from 1 to 65535'),
+            (all(map(_KEY.fullmatch, keys)) and len(set(keys)) == len(keys), 'its host key fingerprints are damaged')):
+        if not fine:
+            raise _bad_link(reason)
     fingerprints = tuple('SHA256:' + key.replace('-', '+').replace('_', '/') for key in keys)
-    return checked_pairing(Pairing(name, host, int(port), user, fingerprints))
-
-
-def checked_pairing(pairing):
-    """The Pairing with its host in one spelling; raises Problem unless it is safe to show and to write."""
-    if not _NAME.fullmatch(pairing.name):
-        raise Problem('pairing', 'The name of the server cannot be used.',
-                      'Up to 32 of A-Z a-z 0-9 _ -, beginning with a letter or digit.')
-    if not _USER.fullmatch(pairing.user):
-        raise Problem('pairing', 'The user name cannot be used.',
-                      'Up to 64 of A-Z a-z 0-9 . _ @ -, beginning with a letter, digit or _.')
-    if not 1 <= pairing.port <= 65535:
-        raise Problem('pairing', 'The port cannot be used.', 'A number from 1 to 65535.')
-    return pairing._replace(host=_canonical_host(pairing.host))
+    return Pairing(name, host, int(port), user, fingerprints)
 
 
 def pairing_summary(pairing, width=40):
@@ -1000,21 +991,17 @@ def _bad_link(reason, hint='Make a new one with pair_phone.py at the server.'):
 
 
 def _canonical_host(host):
+    """The one spelling of a host's name or address; '' for what is neither."""
     import ipaddress
     labels = host.split('.')
-    try:
-        # Whatever ends in a number is an address, and is one in the usual spelling only: resolvers also
-        # take 127.1, 0x7f000001 and 2130706433, which nobody recognises.
-        if ':' in host or _NUMERIC_LABEL.fullmatch(labels[-1]):
+    # Whatever ends in a number is an address, and is one in the usual spelling only: resolvers also
+    # take 127.1, 0x7f000001 and 2130706433, which nobody recognises.
+    if ':' in host or _NUMERIC_LABEL.fullmatch(labels[-1]):
+        with contextlib.suppress(ValueError):
             address = ipaddress.ip_address(host)
-            if '%' not in host and not address.is_unspecified and not address.is_multicast:
-                return str(address)
-        elif len(host) <= 253 and all(map(_HOST_LABEL.fullmatch, labels)):
-            return host.lower()
-    except ValueError:
-        pass
-    raise Problem('pairing', 'The address of the server cannot be used.',
-                  'A host name (xn-- form where it is international) or an IP address without a zone.')
+            return '' if '%' in host or address.is_unspecified or address.is_multicast else str(address)
+        return ''
+    return host.lower() if len(host) <= 253 and all(map(_HOST_LABEL.fullmatch, labels)) else ''
 
 
 # The text of an ssh_config, for those who change it: not one character of other entries may change. The first
