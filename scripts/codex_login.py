@@ -1873,9 +1873,7 @@ class Device:
     while_waiting = 'Ctrl-C cancels, or q and return. If the page fails, paste its address here.'
     library_cure = 'pip install --upgrade --force-reinstall paramiko'
     shows_output = True         # next to its questions
-    in_app_browser = False
-    plays_silence = False
-    installs_paramiko = False
+    in_app_browser = plays_silence = installs_paramiko = False
     unattended = False          # somebody can be asked what is needed, but a program waits for the outcome
     takes_links = False         # a web page can start this script, and give it its arguments
     has_ssh_keygen = True       # with which a person takes a line out of known_hosts
@@ -7505,13 +7503,12 @@ say authorized
 def make_key(path):
     """The public line of the key in the file `path`, which is made where there is none. Raises Problem('key')."""
     try:
-        if os.path.exists(path):
-            with open(path + '.pub', encoding='ascii') as file:
-                return file.read().strip()
-        private, public = new_private_key(f'codex_login@{socket.gethostname().split(".")[0] or "phone"}')
-        write_private(path + '.pub', public + '\n')
-        write_private(path, private)
-        return public
+        if not os.path.exists(path):
+            private, public = new_private_key(f'codex_login@{socket.gethostname().split(".")[0] or "phone"}')
+            write_private(path + '.pub', public + '\n')
+            write_private(path, private)
+        with open(path + '.pub', encoding='ascii') as file:
+            return file.read().strip()
     except OSError as error:
         raise Problem('key', f'The key {path} cannot be written or read: {error.strerror}.',
                       'Check the folder, or name another file with -i.') from None
@@ -7629,10 +7626,10 @@ def _go_away(device):
         here = stack.enter_context(socket.create_connection(('127.0.0.1', port), 5))
         there = stack.enter_context(doors[0].accept()[0])
         stack.callback(device.returned)
-        start, last, slept, came, watched = elapsed(), _clocks(), {}, False, list(doors)
+        came, watched, begin = False, list(doors), _clocks()
         device.leaving('this check', 'default')
-        opened = device.open_page(f'http://localhost:{port}/')
-        while elapsed() - start < CHECK_LIMIT and not slept:
+        opened, last, now = device.open_page(f'http://localhost:{port}/'), begin, _clocks()
+        while now['elapsed'] - last['elapsed'] < ASLEEP and now['elapsed'] - begin['elapsed'] < CHECK_LIMIT:
             for door in select.select(watched, [], [], 1.0)[0]:
                 try:
                     with door.accept()[0] as browser:
@@ -7642,15 +7639,12 @@ def _go_away(device):
                         browser.sendall(page('codex_login', 'Stay here for a minute, then go back to the app.'))
                 except OSError:
                     watched.remove(door)        # iOS took it away
-            now = _clocks()
-            if now['elapsed'] - last['elapsed'] > ASLEEP:
-                slept = {name: now[name] - last[name] for name in now}
-            else:
-                last = now
+            last, now = now, _clocks()
+        slept = now['elapsed'] - last['elapsed']
         yield 'page', f'{opened or "not opened"}; the browser {"came" if came else "did not come"}'
-        yield 'ran on', f'{last["elapsed"] - start:.0f} s' + (f', then slept {slept["elapsed"]:.0f} s' if slept else '')
-        if slept:
-            yield 'clocks', ', '.join(f'{name} {seconds:+.0f}' for name, seconds in slept.items())
+        yield 'ran on', f'{last["elapsed"] - begin["elapsed"]:.0f} s' + (f', then slept {slept:.0f} s' if slept > ASLEEP else '')
+        if slept > ASLEEP:
+            yield 'clocks', ', '.join(f'{name} {now[name] - last[name]:+.0f}' for name in now)
         yield 'listener', ', '.join('alive' if answers(door) else 'dead' for door in doors)
         there.settimeout(5)
         try:
@@ -7667,19 +7661,16 @@ def choose_from_menu(device, sessions):
     """The words of a command line, as a person picks them: a server of the configuration, or something else."""
     last = device.preference('last')
     names = [*filter(None, [last]), *(name for name in known_servers(device) if name != last)]
-    waiting = [FINISH] if sessions.all() else []
-    tunnels = {f'Tunnels of {name}': name for name in names if has_forwards(name, device)}
-    choice = device.choose('Sign in at', [*names, *waiting, *tunnels, NEW_SERVER, *([OTHER_PROGRAM] if names else [])])
-    if choice in tunnels:
-        return ['-N', tunnels[choice]]
-    if choice == FINISH:
-        return ['--finish']
+    words = {name: [name] for name in names}
+    words |= {FINISH: ['--finish']} if sessions.all() else {}
+    words |= {f'Tunnels of {name}': ['-N', name] for name in names if has_forwards(name, device)}
+    choice = device.choose('Sign in at', [*words, NEW_SERVER, *([OTHER_PROGRAM] if names else [])])
     if choice == NEW_SERVER:
         return [ask_for_server(device)]
     if choice == OTHER_PROGRAM:
         server = device.choose('Run it at', names)
         return [server, *device.ask('What to run, for example: wrangler login').split()]
-    return [choice]
+    return words[choice]
 
 
 def has_forwards(name, device):
