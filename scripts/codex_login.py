@@ -1349,10 +1349,10 @@ def check_page(url, issuer, agreed):
     leaving = [value for name, value in parameters_of(url) if issuer and name == 'redirect_uri' and loopback_port(value) is None]
     if leaving:
         raise Problem('address', 'The sign-in address sends its answer elsewhere, not back to this device; it was not '
-                      f'opened: {harmless(leaving[0])[:80]}', ask)
+                      f'opened:\n{harmless(leaving[0])[:80]}', ask)
     if parts.scheme != 'https' and loopback_port(url) is None and not (is_private(parts.hostname or '') and agreed(
             f'The sign-in page at\n{host}\nis not https: whoever can read that network could take the sign-in. Open it')):
-        raise Problem('address', f'The sign-in address is not https, and was not opened: {parts.scheme}://{parts.netloc}{parts.path}'[:180],
+        raise Problem('address', f'The sign-in address is not https, and was not opened:\n{parts.scheme}://{parts.netloc}{parts.path}'[:180],
                       f'Whoever can read the network could take the sign-in. {ask}')
     if issuer and host.lower() != issuer.lower() and not agreed(
             f'The sign-in page is at\n{host}\nand not at {issuer}. Whoever runs it may get the sign-in. Open it'):

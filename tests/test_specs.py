@@ -34,7 +34,7 @@ def refused(function, *arguments):
     """The Problem that a call ends with; it says what happened, in characters that can be shown anywhere."""
     with pytest.raises(Problem) as raised:
         function(*arguments)
-    assert raised.value.message.isprintable() and raised.value.hint.isprintable()
+    assert all(line.isprintable() for line in f'{raised.value.message}\n{raised.value.hint}'.split('\n'))
     return raised.value
 
 
