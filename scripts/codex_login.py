@@ -6351,7 +6351,7 @@ class _Visit:
         self._answer, self.answered, self._moment = None, False, board.after(self.LIMIT, self.end)
         board.watch(sock, selectors.EVENT_READ, self._ready)
 
-    def wait(self, seconds, function):
+    def expect(self, seconds, function):
         """Nothing more is heard; function() is called unless there is an answer within `seconds`."""
         self._moment.cancel()
         self._moment = self._board.after(seconds, function)
@@ -6364,7 +6364,7 @@ class _Visit:
     def say(self, data):
         """Send the answer, the first one, and hang up."""
         if self._answer is None and self._left:
-            self.wait(self.LIMIT, self.end)
+            self.expect(self.LIMIT, self.end)
             self._answer = memoryview(data)
             self._board.watch(self.sock, selectors.EVENT_WRITE, self._ready)
 
@@ -6376,7 +6376,7 @@ class _Visit:
                     self.answered = True
                     self.sock.shutdown(socket.SHUT_WR)
                     # What is closed unread is a reset, and no answer.
-                    self.wait(self.LINGER, self.end)
+                    self.expect(self.LINGER, self.end)
                     self._board.watch(self.sock, selectors.EVENT_READ, self._ready)
                 return
             piece = self.sock.recv(65536)
@@ -6472,7 +6472,7 @@ class Visits:
             return visit.say(page('Not understood', f'{error}.', status=400))
         if request:
             self._listener.heard(visit.sock, whole=True)
-            visit.wait(self.PATIENCE, lambda: self._ask_again(visit, request))
+            visit.expect(self.PATIENCE, lambda: self._ask_again(visit, request))
             self._busy.add(visit)
             self.respond(request, visit.say_soon)
 
