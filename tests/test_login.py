@@ -989,6 +989,22 @@ def test_a_configuration_that_cannot_be_used_is_an_error_that_says_where(run, ho
     assert text.split()[-2 if len(text.split()) > 1 else 0] in error['message'] and error['hint']
 
 
+def test_what_can_never_match_is_said_under_v(run, home, server):
+    home.config.write_text('Match tagged work\n Port 1\nMatch localnetwork 10.0.0.0/8\n Port 1\nMatch canonical all\n Port 1\n')
+    script = run('-v', command=('true',))
+    assert script.wait() == 0
+    for line, condition in ((1, 'tagged'), (3, 'localnetwork'), (5, 'canonical')):
+        assert f'config, line {line}: {condition} never matches here' in script.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which('setpriv') or not Path('/usr/bin/python3').exists(),
+                    reason='only root can be somebody whom nobody knows')
+def test_somebody_without_a_name_here_is_asked_for_one():
+    who = ['setpriv', '--reuid', '54321', '--regid', '54321', '--clear-groups', 'env', '-i', '/usr/bin/python3', '-IS', '-', 'box']
+    ended = subprocess.run(who, cwd='/', input=SCRIPT.read_text(), capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (2, 'As whom at box?\nWrite user@box.\n')
+
+
 def test_a_proxycommand_is_not_passed_over_in_silence(run, home):
     home.config.write_text('ProxyCommand nc proxy 22\n')
     assert 'ProxyCommand' in failure(run(), kind='config')['message']

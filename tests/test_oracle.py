@@ -192,6 +192,30 @@ def test_a_dynamic_forward_speaks_socks_and_resolves_at_the_server(oracle, at_se
     assert said.same('listens').listens == {('here', '127.0.0.1', port), ('here', '::1', port)}
 
 
+@pytest.mark.parametrize('permitted', ['none', '127.0.0.1:{}', '*:{}', '127.0.0.1:*', 'localhost:{}', 'any'])
+def test_a_client_of_the_server_may_name_what_permitremoteopen_says(oracle, at_server, permitted):
+    port, here = embedded.free_port(), embedded.free_port()
+    request = b'\x05\x01\x00' + b'\x05\x01\x00\x03\x09127.0.0.1' + here.to_bytes(2, 'big')
+
+    def ask_at_the_server():
+        ask = (f'import socket; s = socket.create_connection(("127.0.0.1", {port}), 10); s.sendall({request!r}); '
+               'print(s.makefile("rb").read()[12:])')
+        return at_server.popen([sys._base_executable, '-I', '-c', ask], stdout=subprocess.PIPE).communicate(timeout=20)[0]
+
+    with target('on the phone', here):
+        said = oracle.run('-N', '-o', f'PermitRemoteOpen={permitted.format(here)}', '-R', port, meanwhile=ask_at_the_server)
+    said.same('listens')
+    assert [b'on the phone' in one.meanwhile for one in (said.ssh, said.script)] \
+        == [permitted not in ('none', 'localhost:{}')] * 2, str(said.ssh) + str(said.script)
+
+
+@pytest.mark.parametrize('words', [['-NT'], ['-nNT'], ['-NTC4'], ['-N', '-o', 'ClearAllForwardings=no']])
+def test_options_are_written_together_as_people_write_them(oracle, words):
+    port = embedded.free_port()
+    said = oracle.run(*words, '-L', f'127.0.0.1:{port}:127.0.0.1:9', meanwhile=lambda: None)
+    assert said.same('listens').listens == {('here', '127.0.0.1', port)}
+
+
 def test_a_port_that_is_taken_is_fatal_where_it_was_asked_to_be(oracle):
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]

@@ -162,6 +162,22 @@ def test_no_value_of_stricthostkeychecking_accepts_a_changed_key(value, meaning)
     assert settings(stricthostkeychecking=value).strict == meaning
 
 
+def test_the_home_has_one_meaning_and_its_ssh_folder_is_the_devices(monkeypatch):
+    monkeypatch.setattr(Desk, 'ssh_folder', f'{HOME}/Documents/.ssh')       # as in the apps
+    found = settings(identityfile=['~/.ssh/a', '~/Documents/.ssh/b', '%d/.ssh/c', '${HOME}/.ssh/d', '~/Documents/e', '~'],
+                     userknownhostsfile='~/.ssh/f %d/g', identityagent='~/.ssh/agent')
+    assert found.identity_files == (*(f'{HOME}/Documents/.ssh/{name}' for name in 'abcd'), f'{HOME}/Documents/e', f'{HOME}/')
+    assert found.known_hosts_files == (f'{HOME}/Documents/.ssh/f', f'{HOME}/g') and found.agent == f'{HOME}/Documents/.ssh/agent'
+    assert settings().known_hosts_files == (f'{HOME}/Documents/.ssh/known_hosts', f'{HOME}/Documents/.ssh/known_hosts2')
+
+
+def test_a_connection_that_the_configuration_refuses_is_not_made():
+    lines = script.read_config('config', SSH, lambda path: 'Host old-*\n RefuseConnection "moved"\n', None)
+    problem = refused(script.look_up, lines, 'old-box', Desk)
+    assert 'config, line 2' in problem.message and 'moved' in problem.message
+    assert script.look_up(lines, 'box', Desk) == {}
+
+
 def test_identityfile_none_means_none():
     assert settings(identityfile=['none']).identity_files == ()
 

@@ -116,6 +116,50 @@ def test_a_socks_proxy_goes_out_at_the_server(run, echo):
     ended(script, 130)
 
 
+@pytest.mark.parametrize('permitted, allowed', [('none', False), ('127.0.0.1:{echo}', True), ('*:{echo}', True), ('127.0.0.1:*', True),
+                                                ('localhost:{echo} [::1]:{echo}', False), ('any', True)])
+def test_a_client_of_the_server_goes_only_where_permitremoteopen_says(run, echo, permitted, allowed):
+    port = free_port()
+    script = run('-N', '-R', str(port), '-o', 'PermitRemoteOpen=' + permitted.format(echo=echo))
+    script.wait_for('listening', mode='R')
+    with socket.create_connection(('127.0.0.1', port), timeout=PATIENCE) as sock, sock.makefile('rb') as stream:
+        sock.sendall(b'\x05\x01\x00' + b'\x05\x01\x00\x03\x09127.0.0.1' + echo.to_bytes(2, 'big'))
+        assert stream.read(2) == b'\x05\x00'
+        assert stream.read(10)[1] == (0 if allowed else 2)      # 2: not allowed by ruleset (RFC 1928)
+    assert allowed or until(lambda: 'PermitRemoteOpen does not allow it' in script.stderr)
+    script.interrupt()
+    ended(script, 130)
+
+
+SOCKETS = 'RemoteForward /run/user/1000/gnupg/S.gpg-agent /home/ana/.gnupg/S.gpg-agent.extra'
+
+
+def test_a_forward_that_cannot_be_had_is_named_and_the_others_are_opened(run, home, server, echo):
+    port = free_port()
+    home.config.write_text(f'Host box\n HostName 127.0.0.1\n Port {server.port}\n User {server.user}\n {SOCKETS}\n'
+                           f' LocalForward {port} 127.0.0.1:{echo}\n')
+    script = run('-N', to='box')
+    script.wait_for('listening', mode='L')
+    assert say(port) == b'hello'
+    assert 'Passed over: ' in script.stderr and 'config, line 5' in script.stderr and 'Unix sockets' in script.stderr
+    script.interrupt()
+    ended(script, 130)
+
+
+def test_a_forward_that_cannot_be_had_ends_what_was_to_have_them_all(run, home, server):
+    home.config.write_text(f'Host box\n HostName 127.0.0.1\n Port {server.port}\n User {server.user}\n {SOCKETS}\n'
+                           ' ExitOnForwardFailure yes\n')
+    error = ended(run('-N', to='box'), 255)
+    assert error['kind'] == 'listen' and 'line 5' in error['message']
+
+
+def test_forwards_of_the_configuration_are_no_matter_of_a_sign_in(run, home, server):
+    home.config.write_text(f'Host box\n HostName 127.0.0.1\n Port {server.port}\n User {server.user}\n {SOCKETS}\n LocalForward x y\n'
+                           ' ExitOnForwardFailure yes\n')
+    script = run(to='box', command=('true',))
+    assert script.wait() == 0 and 'orward' not in script.stderr
+
+
 @pytest.mark.quick
 def test_a_busy_port_is_named_and_the_other_tunnels_go_on(run, echo):
     with held_port() as busy:
@@ -300,6 +344,22 @@ def test_a_jump_host_that_does_not_reach_the_server_is_told_from_it(run, home, s
     bastion.forwarding = 'failing'
     error = ended(run('-J', f'{bastion.user}@127.0.0.1:{bastion.port}'), 255)
     assert error['kind'] == 'connect' and 'jump host' in error['message'] and error['hint']
+
+
+@pytest.mark.parametrize('command', [
+    'ssh bastion -W %h:%p', 'ssh -q -W [%h]:%p {user}@127.0.0.1 -p {port} 2>/dev/null', 'exec /usr/bin/ssh -A -F {config} -qW %h:%p bastion',
+    'ssh bastion nc -w 5 %h %p'])
+def test_a_proxycommand_that_is_a_jump_is_followed_as_one(run, home, server, bastion, command):
+    command = command.format(user=bastion.user, port=bastion.port, config=home.config)
+    home.config.write_text(f'Host bastion\n HostName 127.0.0.1\n Port {bastion.port}\n User {bastion.user}\n'
+                           f'Host inner\n HostName 127.0.0.1\n Port {server.port}\n User {server.user}\n ProxyCommand {command}\n')
+    assert run(to='inner', command=('true',)).wait() == 0 and bastion.connections
+
+
+def test_a_proxycommand_whose_ssh_is_not_understood_says_where_it_stands(run, home):
+    home.config.write_text('Host inner\n HostName 127.0.0.1\n ProxyCommand ssh -o ProxyUseFdpass=yes gate -W %h:%p\n')
+    message = ended(run(to='inner'), 255)['message']
+    assert 'config, line 3' in message and 'ProxyUseFdpass' in message
 
 
 def test_jump_hosts_that_lead_in_a_circle_are_named(run, home):
