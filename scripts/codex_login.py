@@ -7789,7 +7789,8 @@ def read_arguments(words):
     if not re.fullmatch('[0-9]{1,6}', options.timeout) or not int(options.timeout):
         raise usage_problem(f'--timeout is no number of seconds: {options.timeout!r}', 'From 1 to 999999.')
     options.timeout = int(options.timeout)
-    typed = (('port', options.port and str(parse_port(options.port, '-p'))), ('proxyjump', options.jump),
+    port = None if options.port is None else str(parse_port(options.port, '-p'))
+    typed = (('port', port), ('proxyjump', options.jump),
              ('user', options.user and config_word(options.user)), ('addressfamily', options.family),
              ('gatewayports', options.gateway_ports and 'yes'))
     options.overrides = [*((key, value) for key, value in typed if value),

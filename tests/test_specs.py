@@ -1527,7 +1527,7 @@ def test_what_follows_the_destination_is_the_command():
 
 
 @pytest.mark.parametrize('words', [
-    [], ['-z', 'server'], ['-f', 'server'], ['-W', 'a:22', 'server'], ['-p', 'server'], ['-p', 'x', 'server'], ['-p', '0', 'server'],
+    [], ['-z', 'server'], ['-f', 'server'], ['-W', 'a:22', 'server'], ['-p', 'server'], ['-p', 'x', 'server'], ['-p', '', 'server'], ['-p', '0', 'server'],
     ['-o', 'Colour=blue', 'server'], ['-o'], ['--browser', 'lynx', 'server'], ['--timeout', '0', 'server'],
     ['--timeout', '-5', 'server'], ['--timeout', 'soon', 'server'], ['--time', '5', 'server'], ['-q'],
 ])
