@@ -1780,10 +1780,10 @@ def write_private(path, text):
         raise
 
 
-def read_text(path):
+def read_text(path, most=-1):
     """The text of a file, whose lines end where \\n is; None where it cannot be read."""
     with contextlib.suppress(OSError), open(path, encoding='utf-8', errors='replace', newline='\n') as file:
-        return file.read()
+        return file.read(most)
 
 
 def remove_file(path):
@@ -3379,7 +3379,7 @@ def sign(key, data, algorithm):
 
 def public_blob(path):
     """The public key or certificate in the file `path`, as RFC 4253 bytes; None where it has none."""
-    type, text = [*(read_text(path) or '').split(None, 2), '', ''][:2]
+    type, text = [*(read_text(path, 1 << 16) or '').split(None, 2), '', ''][:2]
     return base64.b64decode(text) if _is_key(type, text) else None
 
 
@@ -3392,7 +3392,7 @@ def certifies(certificate, blob):
 
 
 class Agent:
-    """The keys that an ssh-agent holds, by its socket (draft-ietf-sshm-ssh-agent). Raises Problem('agent')."""
+    """The keys that an ssh-agent holds, by its socket (draft-ietf-sshm-ssh-agent). Raises Problem('agent'), or 'no-agent'."""
     LIMIT, SIGN_LIMIT = 10.0, 60.0          # seconds; it may ask a person whether it may sign
     LARGEST = 1 << 18                       # bytes of an answer
 
@@ -3400,9 +3400,7 @@ class Agent:
         self._path = path
 
     def keys(self):
-        """[(public key, comment)]; [] where no agent listens."""
-        if not hasattr(socket, 'AF_UNIX') or not os.path.exists(self._path):
-            return []
+        """[(public key, comment)]."""
         return self._ask(packet(11), 12, self.LIMIT, lambda answer: [
             (answer.string(), answer.string().decode('utf-8', 'replace')) for _ in range(answer.uint32())])
 
@@ -3420,10 +3418,12 @@ class Agent:
                 answer = SshReader(stream.read(min(self.LARGEST, int.from_bytes(stream.read(4), 'big'))))
             if answer.byte() == wanted:
                 return read(answer)
-            reason = 'refuses'
+            kind, reason = 'agent', 'refuses'
+        except (ConnectionRefusedError, FileNotFoundError):
+            kind, reason = 'no-agent', 'is gone'
         except (OSError, ValueError) as error:
-            reason = f'does not answer within {limit:g} s' if isinstance(error, socket.timeout) else f'fails: {error}'
-        raise Problem('agent', f'The ssh-agent at {self._path} {reason}.')
+            kind, reason = 'agent', f'does not answer within {limit:g} s' if isinstance(error, socket.timeout) else f'fails: {error}'
+        raise Problem(kind, f'The ssh-agent at {self._path} {reason}.')
 
 
 # ---- channels -------------------------------------------------------------------------------------
@@ -4017,12 +4017,14 @@ class HostKeys:
 
     def _look(self):
         """(the KnownKeys of the server, those of its host without the port, which count where there is no other)."""
-        settings, host, texts = self._settings, self._settings.host.lower(), {}
-        for path in (*settings.known_hosts_files, *settings.global_files):
-            texts[path] = read_text(path) or ''
-        names = [settings.known_as] + [host] * (settings.known_as == f'[{host}]:{settings.port}')
-        known, *without_port = ([key for path, text in texts.items() for key in known_keys(text, name, path)] for name in names)
-        without_port = without_port[0] if without_port and all(key.marker for key in known) else []
+        settings, host = self._settings, self._settings.host.lower()
+        texts = {path: read_text(path) or '' for path in (*settings.known_hosts_files, *settings.global_files)}
+
+        def keys(name):
+            return [key for path, text in texts.items() for key in known_keys(text, name, path)]
+        known = keys(settings.known_as)
+        by_port = settings.known_as == f'[{host}]:{settings.port}' and all(key.marker for key in known)
+        without_port = keys(host) if by_port else []
         for path in settings.revoked_files:
             text = read_text(path)
             if text is None or text.startswith('SSHKRL'):
@@ -4348,7 +4350,7 @@ class Credentials:
             try:
                 accepted = server.publickey(*key.opened)
             except Problem as problem:
-                if problem.kind != 'agent':
+                if problem.kind not in ('agent', 'no-agent'):
                     raise
                 return self._pass_over(key.name, problem)
         self._tried.append(key.name)
@@ -4414,9 +4416,10 @@ class Credentials:
     def _held(self, path):
         agent, keys = Agent(path), []
         try:
-            keys = agent.keys() if path else []
+            keys = agent.keys() if path and hasattr(socket, 'AF_UNIX') else []
         except Problem as problem:
-            self._pass_over('agent', problem)
+            if problem.kind == 'agent':
+                self._pass_over('agent', problem)
         return [Identity(f'agent: {harmless(comment)[:80]}', blob, True,
                          lambda blob=blob: (blob, functools.partial(agent.sign, blob)))
                 for blob, comment in keys if key_type(blob)]
