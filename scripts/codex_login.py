@@ -3466,7 +3466,7 @@ class Channel:
         self._parts, self._allowed, self._unacknowledged = deque(), self.WINDOW, 0
         self._remote, self._window, self._packet = None, 0, 0
         self._backlog, self.waiting = deque(), 0
-        self._finishing = self._close_sent = self._close_received = False
+        self._finishing = self._eof_sent = self._close_sent = self._close_received = False
 
     @property
     def closed(self):
@@ -3561,7 +3561,8 @@ class Channel:
             self._window -= len(piece)
             self.waiting -= len(piece)
             self.connection.send(94, self._remote, piece)
-        if self._finishing and not self._backlog:
+        if self._finishing and not self._backlog and not self._eof_sent:      # asyncssh ends a connection that says it twice
+            self._eof_sent = True
             self.connection.send(96, self._remote)
 
     def request(self, name, *fields):
@@ -3628,6 +3629,7 @@ class Channel:
         elif number == 96:
             self.eof_received = True
         elif number == 97:
+            self.eof_received = True        # Conch says no other end
             with self._lock:
                 self._close_received = True
                 if not self._close_sent:
@@ -5948,7 +5950,7 @@ if [ -n "$d" ]; then''' + FIND_AGAIN + 'else' + LOOK_FOR_LOGIN + START + 'fi\n'
 # one that nobody said `go` to is ended: whoever started it has left without knowing where it is. Who leaves takes all of it
 # away, the program as well, unless somebody else still follows it: the end stays there to be read by everybody.
 ATTEND = r'''
-exec 2>/dev/null    # until here, complaints are the account's, and may explain what is wrong with it
+exec 3>&2 2>/dev/null       # complaints until here may explain what is wrong; asyncssh ends a session whose error stream is closed
 others() {          # whether an attendant that is not of $1 follows as well
   while read -r a b i; do [ "$a" = $$ ] || [ "$i" = "$1" ] || ! ours "$b" log || return 0; done
   return 1

@@ -6,6 +6,7 @@ import os
 import forkserver
 import lab
 import pytest
+import servers
 import standins
 from embedded import EmbeddedServer
 from harness import Browser, Home, Script
@@ -25,7 +26,7 @@ def pytest_addoption(parser):
 
 def missing_parts():
     """The real parts this machine lacks: (part, how to get it)."""
-    return lab.missing_parts() + standins.missing_parts()
+    return lab.missing_parts() + standins.missing_parts() + servers.missing_parts()
 
 
 def pytest_collection_modifyitems(items):

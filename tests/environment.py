@@ -17,6 +17,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+CACHE = pathlib.Path.home() / '.cache/codex-login-tests'
 REQUIREMENTS = ROOT / 'requirements.txt'
 ALSO = ['pytest>=7.2', 'pytest-xdist>=3.2', 'hypothesis>=6.60']
 FOLDER = ROOT / '.venv-tests'
@@ -92,3 +93,23 @@ def make(python):
         sys.exit('pip could not install what the tests need; is there a network? '
                  f'It said last:\n  {last_words}')
     MARKER.write_text(fingerprint())
+
+
+def aside(name, *packages):
+    """A Python that has packages which the tests' own has not, in a folder of the cache made once; None where they cannot be had."""
+    import venv
+    folder = CACHE / name
+    python, made_for = folder / 'bin' / 'python', folder / 'made-for'
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f'{folder}.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made_for.exists() or made_for.read_text() != repr((packages, sys.version)):
+            print(f'Making the environment of {name} …', file=sys.stderr)
+            try:
+                venv.create(folder, clear=True, with_pip=True)
+                subprocess.run([python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', *packages],
+                               check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError):
+                return None
+            made_for.write_text(repr((packages, sys.version)))
+    return str(python)

@@ -524,7 +524,7 @@ class Lab:
 
     def _write_server_files(self) -> None:
         shell = f'{SERVER_BIN}/ash' if self.shell == 'ash' else tool(SHELLS[self.shell])
-        password = '*' if self._password is None else _password_hash(self._password)
+        password = '*' if self._password is None else password_hash(self._password)
         etc = self._files / 'etc'
         _write(etc / 'passwd', 'root:x:0:0::/root:/bin/sh\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n'
                f'{USER}:x:{ACCOUNT_ID}:{ACCOUNT_ID}::/home/{USER}:{shell}\n', 0o644)
@@ -696,7 +696,7 @@ def _openssh_version() -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def _password_hash(password: str) -> str:
+def password_hash(password: str) -> str:
     return subprocess.run(['openssl', 'passwd', '-6', '-stdin'], input=password, text=True, check=True,
                           capture_output=True).stdout.strip()
 

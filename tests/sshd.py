@@ -37,6 +37,9 @@ for file in passwd group shadow nsswitch.conf; do
     [ ! -e /etc/$file ] || mount --bind "$files/etc/$file" /etc/$file
 done
 exec 8<"$files"
+if [ -n "$newer" ]; then        # programs and libraries of a newer release, over this machine's own
+    mount -t overlay -o "lowerdir=$newer:/usr" none /usr
+fi
 mount -t tmpfs -o mode=755 none /run
 mkdir /run/sshd /run/lab
 mount -c --bind /proc/self/fd/8 /run/lab
@@ -81,13 +84,16 @@ class Sshd:
     home_is     'there', or 'missing': the account's home does not exist
     tmp         its /tmp: 'own', 'full' or 'noexec'
     without     programs of /usr/bin that the server has not got
+    password    the account's; None allows keys only. Only root can have one
     options     of sshd_config
     """
 
     address = '127.0.0.1'
+    newer = ''                                  # a folder of programs and libraries that the server has in place of /usr's
 
-    def __init__(self, shell='bash', start=None, home_is='there', tmp='own', without=(), user='kim', **options):
-        self.user, self.mark = user, secrets.token_hex(8)
+    def __init__(self, shell='bash', start=None, home_is='there', tmp='own', without=(), user='kim', password=None,
+                 **options):
+        self.user, self.mark, self.password = user, secrets.token_hex(8), password
         self.environment = {}                   # added to what each session gets, from the next connection on
         self._shell, self._start, self._home_is = shell, start or {}, home_is
         self._kind_of_tmp, self._without, self._options = tmp, without, options
@@ -122,28 +128,36 @@ class Sshd:
         self._cleanup.callback(self._room.close)
         self._cleanup.callback(self._end_all)
         self._write_files()
-        self._room.run(DISK, files=str(self.folder), without=' '.join(self._without), tmp=self._kind_of_tmp)
+        self._room.run(DISK, files=str(self.folder), without=' '.join(self._without), tmp=self._kind_of_tmp,
+                       newer=str(self.newer))
         # The account is whoever runs the tests, under another name: what they may read, it may.
         become = ['unshare', '-U', f'--map-user={ACCOUNT_ID}', f'--map-group={ACCOUNT_ID}', '--'] if ACCOUNT_ID else []
-        self._sshd = [*self._room.enter(), *become, lab.tool('sshd'), '-i', '-f', '/run/lab/sshd_config',
-                      '-E', '/run/lab/log']
+        self._sshd = [*self._room.enter(), *become, *self.daemon()]
         self._listener = socket.create_server((self.address, 0), backlog=128)
         self.port = self._listener.getsockname()[1]
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
+    def daemon(self):
+        """The program that serves one connection, which is its standard input and output."""
+        return [lab.tool('sshd'), '-i', '-f', '/run/lab/sshd_config', '-E', '/run/lab/log']
+
     def _write_files(self):
         shell = lab.tool(lab.SHELLS.get(self._shell, self._shell))
         if shell is None:
             raise lab.LabError(f'no {self._shell}: apt-get install {lab.SHELLS.get(self._shell, self._shell)}')
+        if self._shell == 'ash':                # busybox does what it is called
+            (self.bin / 'ash').symlink_to(shell)
+            shell = '/run/lab/bin/ash'
         self.shell = shell
         self._home_there = '/proc/no-such-home' if self._home_is == 'missing' else '/run/lab/home'
         user, number = self.user, ACCOUNT_ID
+        secret = '*' if self.password is None else lab.password_hash(self.password)
         for name, text in {
                 'passwd': 'root:x:0:0::/root:/bin/sh\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n'
                           f'{user}:x:{number}:{number}::{self._home_there}:{shell}\n',
                 'group': f'root:x:0:\ntty:x:5:\n{user}:x:{number}:\nnogroup:x:65534:\n',
-                'shadow': f'root:*:19000:0:99999:7:::\n{user}:*:19000:0:99999:7:::\n',
+                'shadow': f'root:*:19000:0:99999:7:::\n{user}:{secret}:19000:0:99999:7:::\n',
                 'nsswitch.conf': 'passwd: files\ngroup: files\nshadow: files\nhosts: files\n'}.items():
             (self.folder / 'etc' / name).write_text(text)
         for name, text in self._start.items():
@@ -154,13 +168,15 @@ class Sshd:
         (self.folder / 'host').write_text(private)
         self._keys = self.folder / 'authorized_keys'
         self._keys.touch()
+        self.authorized_keys = '/run/lab/authorized_keys'      # as it is called at the server
 
     def _write_config(self):
         session = {**self.base_environment(), **self.environment}
         options = {
             'HostKey': '/run/lab/host', 'AuthorizedKeysFile': '/run/lab/authorized_keys', 'PermitRootLogin': 'yes',
             'StrictModes': 'no', 'PidFile': 'none',
-            'UsePAM': 'no', 'PasswordAuthentication': 'no', 'KbdInteractiveAuthentication': 'no', 'UseDNS': 'no',
+            'UsePAM': 'no', 'PasswordAuthentication': 'no' if self.password is None else 'yes',
+            'KbdInteractiveAuthentication': 'no', 'UseDNS': 'no',
             'LogLevel': 'VERBOSE', 'PrintMotd': 'no', 'Subsystem': 'sftp internal-sftp',
             'SetEnv': ' '.join(f'"{name}={value}"' for name, value in session.items()), **self._options}
         text = ''.join(f'{name} {value}\n' for name, value in options.items())
@@ -178,7 +194,8 @@ class Sshd:
             with sock:
                 # In a session of its own: what is typed at the tests' terminal is not for it.
                 self._processes.append(subprocess.Popen(
-                    self._sshd, stdin=sock, stdout=sock, stderr=subprocess.DEVNULL, start_new_session=True))
+                    self._sshd, stdin=sock, stdout=sock, stderr=subprocess.DEVNULL, start_new_session=True,
+                    env=self.daemon_environment()))
 
     def _end_all(self):
         # A listener that is closed does not wake the thread that waits for one; a shutdown does.
@@ -219,6 +236,9 @@ class Sshd:
         """Let a key in: a line as in id_ed25519.pub."""
         with self._keys.open('a') as lines:
             lines.write(line.strip() + '\n')
+
+    def daemon_environment(self):
+        """What the daemon's process finds; None: what this one has."""
 
     def base_environment(self):
         """What a session finds before `environment` is added."""

@@ -178,6 +178,44 @@ def test_something_that_codex_misses_is_told_in_whatever_language_by_its_status(
     assert place.server.leftovers() == []
 
 
+# --- Accounts that may not do everything ---------------------------------------------------------------------
+
+@of_kind(ForceCommand='echo "Backups only."; exit 1')
+def test_an_account_that_is_for_one_command_only_is_told_what_that_says(place):
+    assert place.ssh('echo in') == ('Backups only.\n', '', 1)
+    with Script(place.home, *place.words) as script:
+        error = script.wait_for('error')
+        assert script.wait() == 255 and error['hint']
+    assert 'Backups only.' in error['message']
+
+
+@of_kind(ForceCommand='logger() { :; }; logger "$SSH_ORIGINAL_COMMAND"; eval "$SSH_ORIGINAL_COMMAND"')
+def test_an_account_whose_every_command_goes_through_another(place):
+    assert place.ssh('echo in; exit 3') == ('in\n', '', 3)
+    assert 'signed-in' in place.login()
+    assert place.server.leftovers() == []
+
+
+@of_kind(shell='rbash', start={'.bashrc': 'PATH=/run/lab/few'})
+def test_an_account_that_may_run_a_few_programs_only_is_told_what_its_shell_says(place):
+    place.server.run('mkdir -p /run/lab/few; ln -sf /usr/bin/ls /run/lab/few')
+    out, error, status = place.ssh('sh')
+    assert 'sh: command not found' in error and status == 127
+    with Script(place.home, *place.words) as script:
+        error = script.wait_for('error')
+        assert script.wait() == 255 and error['hint']
+    assert 'sh: command not found' in error['message']
+
+
+@of_kind(shell='/usr/sbin/nologin')
+def test_an_account_without_a_shell_is_told_what_it_says(place):
+    assert place.ssh('echo in')[:3:2] == ('This account is currently not available.\n', 1)
+    with Script(place.home, *place.words) as script:
+        error = script.wait_for('error')
+        assert script.wait() == 255 and 'shell' in error['hint']
+    assert 'This account is currently not available.' in error['message']
+
+
 # --- What is not there --------------------------------------------------------------------------------------
 
 @of_kind(tmp='full')

@@ -20,7 +20,6 @@ import subprocess
 import sys
 import threading
 import time
-import venv
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -35,30 +34,11 @@ from machine_sshd import Sshd, can_connect
 from waiting import until
 
 SCRIPT = TESTS.parent / 'scripts' / 'codex_login.py'
-CACHE = Path.home() / '.cache/codex-login-tests/bench'
 PATIENCE = 30
 MEBI = 1 << 20
 
 
 # --- What both halves share ---------------------------------------------------------------------------------
-
-def environment(name, *packages):
-    """A Python that has these packages, in a virtual environment made once. None where they cannot be had."""
-    folder = CACHE / name
-    python = folder / 'bin' / 'python'
-    made_for = folder / 'made-for'
-    if made_for.exists() and made_for.read_text() == repr((packages, sys.version)):
-        return str(python)
-    print(f'Making the environment of {name} …', file=sys.stderr)
-    try:
-        venv.create(folder, clear=True, with_pip=True)
-        subprocess.run([python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', *packages],
-                       check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    made_for.write_text(repr((packages, sys.version)))
-    return str(python)
-
 
 def table(columns, rows, first=''):
     """Print a Markdown table: `columns` are names, `rows` pairs of a name and its cells."""
@@ -144,7 +124,7 @@ PLACES = ['{port}', '{user}', '{key}', '{known_hosts}', '{here}', '{target}']
 def forward_clients(also, only):
     """Name and command of each client, or of those in `only`; the command is None where the client is missing."""
     def python(name, program, *packages):
-        found = (not only or name in only) and environment(name, *packages)
+        found = (not only or name in only) and environment_of_tests.aside(f'bench/{name}', *packages)
         return found and [found, '-c', program, *PLACES]
 
     ssh = shutil.which('ssh')
