@@ -7386,7 +7386,7 @@ class Tunnels:
 
     def __init__(self, options, settings, device, report):
         self._options, self._settings, self._device, self._report = options, settings, device, report
-        self._box = Box(self.TICK)
+        self._box = Box(IDLE_POLL)
         self._link = Link(settings, device, self._tell, options.jumps)
         self._forwards = None
 
