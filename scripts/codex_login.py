@@ -6641,19 +6641,15 @@ def read_session(text):
     except (TypeError, RecursionError) as error:
         raise ValueError(error) from None
     lists = isinstance(session.arguments, list) and isinstance(session.command, list)
-    texts = [session.server, *(session.arguments + session.command if lists else [None])]
-    if not (all(isinstance(value, str) for value in texts)
-            and type(session.device_auth) is bool and type(session.started) in (int, float)
-            and 0 <= session.started < 1 << 40 and _is_text(r'/([^\0-\x1f\x7f]*/)?codex-login\.[A-Za-z0-9]{6,}', session.folder)
-            and '..' not in session.folder.split('/') and _is_text('[0-9a-f]{16}', session.mark)
-            and _is_text('|[0-9a-f]{64}', session.state) and _is_text('(?s)|/.*', session.path)
+    texts = {'server': '(?s).*', 'folder': r'/([^\0-\x1f\x7f]*/)?codex-login\.[A-Za-z0-9]{6,}', 'mark': '[0-9a-f]{16}',
+             'state': '|[0-9a-f]{64}', 'path': '(?s)|/.*'}
+    if not (lists and all(isinstance(word, str) for word in session.arguments + session.command)
+            and all(re.fullmatch(pattern, str(getattr(session, name))) and isinstance(getattr(session, name), str)
+                    for name, pattern in texts.items()) and '..' not in session.folder.split('/')
+            and type(session.device_auth) is bool and type(session.started) in (int, float) and 0 <= session.started < 1 << 40
             and (session.port is None or type(session.port) is int and 0 < session.port < 65536)):
         raise ValueError('a value is not what it should be')
     return session
-
-
-def _is_text(pattern, value):
-    return isinstance(value, str) and bool(re.fullmatch(pattern, value))
 
 
 class Sessions:
