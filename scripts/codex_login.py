@@ -6255,6 +6255,9 @@ class Courier:
                 answer = self._what_became_of_it() if lost.args[0] else None
             if answer:
                 return answer
+            if elapsed() > self.until:
+                raise Problem('link', f'{self._link.settings.alias} takes no redirect.', 'Start again.')
+            Box().take(0.1, None)       # it never arrived: so it goes again
 
     def fetch(self, target_or_request):
         """The whole Reply to what may be asked for again. Raises Problem as carry() does."""
@@ -6979,7 +6982,7 @@ class Login:
             if before:
                 attempt.visits.close(linger=False)
             attempt.visits = Visits(self._link.board, pending, self._settings.alias, attempt.box)
-        attempt.courier = Courier(self._link, attempt.program, found.port, attempt.timers['deadline'])
+        attempt.courier = Courier(self._link, attempt.program, found.port, attempt.timers.get('deadline', elapsed()))
         if attempt.found and codex and self._arrived_before():
             return self._go_to(SUCCESS_PATH)        # all that was lost is the browser's last request
         if self._redirect:
@@ -7054,7 +7057,7 @@ class Login:
             report.note(f'{copied} Your browser opens it. After signing in, {device.back}.'.strip())
         else:
             report.note(f'{copied} Open it in the browser of this device, then {device.back}.'.strip())
-        minutes = max(0, self._attempt.timers['deadline'] - elapsed()) / 60
+        minutes = max(0, self._attempt.timers.get('deadline', 0) - elapsed()) / 60
         how_long = f'{minutes:.0f} min' if minutes >= 1.5 else f'{minutes * 60:.0f} s'
         report.note(f'Waiting for up to {how_long}. {device.while_waiting}')
 
