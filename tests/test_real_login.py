@@ -359,8 +359,7 @@ def test_codex_whose_script_was_killed_serves_on_and_ends_by_itself_in_time(phon
     script.wait_for('opened')
     script.kill()
     assert codex_at_server(phone) and 1455 in phone.lab.listeners('server')
-    patience, = (line for line in phone.lab.server_leftovers(patience=0) if re.search('process [0-9]+: sleep [0-9]+$', line))
-    os.kill(int(patience.split()[1].rstrip(':')), 9)        # its time is over
+    assert phone.lab.end_at_server('^sleep [0-9]+$') == 1       # its time is over
     assert phone.lab.server_leftovers(patience=60) == []
 
 
