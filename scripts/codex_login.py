@@ -443,8 +443,8 @@ class Line(NamedTuple):
     def wrong(self, reason):
         """The Problem that this line is."""
         key = CONFIG_KEYS.get(self.key, self.key.capitalize())
-        return Problem('config', f'{self.place}: {key} {self.text!r}: {reason}.',
-                       f'Correct it, or say otherwise with -o {key}=…, or use another file with -F.')
+        return Problem('config', f'{self.place}: {key} {self.text!r}: {reason.rstrip(".")}.',
+                       'Correct it there, or use another file with -F.')
 
 
 def read_config(path, folder, read, find, depth=0):
@@ -696,7 +696,8 @@ def make_settings(destination, found, device):
             every += [tilde_path(expand(line, name, tokens, True), device) for name in names]
         return tuple(every) if key in found else tuple(os.path.join(device.ssh_folder, name) for name in default)
 
-    found = {key: own for key, own in found.items() if not key.startswith('proxy') or own[0].text.lower() != 'none'}
+    found = {key: own for key, own in found.items()
+             if not key.startswith(('proxy', 'canonicald')) or own[0].text.lower() != 'none'}
     alias, host = destination.host, word('hostname', destination.host)
     if 'hostname' in found:
         host = expand(found['hostname'][0], host, {'%': '%', 'h': alias})
@@ -710,7 +711,10 @@ def make_settings(destination, found, device):
     if not port:
         raise found['port'][0].wrong('that is not a port, a number from 1 to 65535')
     known_as = word('hostkeyalias', '', 'a name', r'[\w.:%\[\]-]+').lower()     # others mean more in known_hosts
-    jumps = tuple(map(parse_destination, found['proxyjump'][0].text.split(','))) if 'proxyjump' in found else ()
+    try:
+        jumps = tuple(map(parse_destination, found['proxyjump'][0].text.split(','))) if 'proxyjump' in found else ()
+    except Problem as problem:
+        raise found['proxyjump'][0].wrong(problem.message) from None
     tokens = tokens_for(device, alias, host, port, user, known_as or alias, jumps[-1].host if jumps else '')
     proxy = jump_by_command(found['proxycommand'][0], tokens) if 'proxycommand' in found else None
     completed = flag('canonicalizehostname', always=2)

@@ -169,6 +169,7 @@ case('the second reading has no HostName', 'Match final all\n HostName late.exam
 case('the second reading, the first value stays', 'Port 1\nMatch final all\n Port 2222\n')
 case('the second reading by names', 'CanonicalizeHostname yes\nHost real.example\n User ana\nHost box\n HostName real.example\n')
 case('names are completed', 'CanonicalizeHostname yes\nCanonicalDomains invalid\nCanonicalizeMaxDots 0\n', 'box', refused='box')
+case('names are completed, with nothing', 'CanonicalizeHostname yes\nCanonicalDomains none\nPort 2222\n')
 case('names are completed, but this one is whole', 'CanonicalizeHostname yes\nCanonicalDomains invalid\nPort 2222\n', 'a.b.c')
 case('names are completed behind a jump', 'Host box\n CanonicalizeHostname yes\n CanonicalDomains invalid\n ProxyJump gate\n Port 2222\n')
 
