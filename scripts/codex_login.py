@@ -61,6 +61,7 @@ class Problem(Exception):
 
 
 def usage_problem(message, hint=''):
+    """The Problem with what a person wrote on a command line."""
     return Problem('usage', message, hint, USAGE)
 
 
@@ -96,6 +97,7 @@ class Box:
         self._changed = threading.Condition(threading.Lock())
 
     def put(self, item):
+        """Leave an item; from any thread."""
         with self._changed:
             self._items.append(item)
             self._changed.notify()
@@ -173,6 +175,7 @@ class Moment:
         self._board, self.function = board, function
 
     def cancel(self):
+        """Do nothing then; from any thread, also when it is over."""
         if self.function:
             self.function = None
             self._board.idle_moments += 1
@@ -2955,6 +2958,7 @@ class SshStream:
         self._close()
 
     def getpeername(self):
+        """Where the connection leads to, as a socket says it. Raises OSError."""
         return self._below.getpeername()
 
     @property
@@ -3595,6 +3599,7 @@ class Channel:
             self.connection.forget(self)
 
     def getpeername(self):
+        """Where the connection leads to, as a socket says it. Raises OSError."""
         return self.connection.stream.getpeername()
 
     # -- one that the server opens
@@ -3614,6 +3619,7 @@ class Channel:
     # -- what comes, on the reader's thread
 
     def opened(self, remote, window, packet):
+        """The other side's number, how many bytes it takes unacknowledged, and in one packet."""
         with self._lock:
             self._remote, self._window, self._packet = remote, window, max(1, min(packet, self.LARGEST) - 64)
             if self._close_sent:        # nobody wants it any more
@@ -3698,6 +3704,7 @@ class Connection:
 
     @property
     def alive(self):
+        """Whether it has not ended, as far as is known."""
         return self.transport.is_active() and not self.over
 
     @property
@@ -3775,6 +3782,7 @@ class Connection:
         self.request('keepalive@openssh.com', (), lambda *_: None)
 
     def forget(self, channel):
+        """The channel is closed on both sides, or was never opened."""
         self._channels.pop(channel.number, None)
 
     # -- what is heard, on the reader's thread
@@ -3867,6 +3875,7 @@ class Connection:
 # One SSH connection that heals: configuration, host key, authentication, keep-alive, wake-up, connecting anew.
 
 def config_path(device):
+    """The ssh configuration of a Device's person."""
     return os.path.join(device.ssh_folder, 'config')
 
 
@@ -7435,6 +7444,7 @@ class Tunnels:
 
 
 def ago(seconds):
+    """How long ago that is, in words."""
     return f'{seconds / 60:.0f} min ago' if seconds >= 90 else f'{seconds:.0f} s ago'
 
 
