@@ -1130,17 +1130,17 @@ class SignIn(NamedTuple):
 ADDRESS_SIGNS = r'[!#-;=?-Z\]^_a-z|~[]+'
 URLS = re.compile('https?://' + ADDRESS_SIGNS)
 AFTER_ADDRESS = '.,;:!?)]}|\'*'       # what a sentence puts behind an address
-LINKS = re.compile('(?:\x1b]|\x9d)8;[^;\x07\x1b\x9c]*;(https?://[!-~]+)')        # where the hyperlinks of terminals lead to (OSC 8)
+LINKS = re.compile('(?:\x1b]|\x9d)8;[^;\x07\x1b\x9c]*;(https?://[!-~]+)')     # where a terminal's hyperlink leads (OSC 8)
 FRAME = ' \t│┃║|'
 # An address with this end is none yet.
-CUT = re.compile(r'(%[0-9a-f]?|[?&]|[?&](state|scope|code_challenge|client_id|redirect_uri|response_type)=|%3a|[^/]:)$', re.I)
+CUT = re.compile('(%[0-9a-f]?|%3a|[^/]:|[?&]|[?&](state|scope|client_id|redirect_uri|response_type|code_challenge)=)$', re.I)
 SCOPE = re.compile('openid|profile|email|offline_access|.*[a-z][_:/.][a-z].*')
 # A line with these says where a program listens, or what it asks, not where a person shall go.
 LISTENING_WORDS = re.compile(r'\b(start|listen|serv|wait|callback|redirect|running|proxy)', re.I)
 
 
 def loopback_port(url):
-    """The port of an http(s) address on loopback, else None. Names below localhost are loopback, too (RFC 6761, section 6.3)."""
+    """The port of an http(s) address on loopback, else None. Names below localhost are loopback, too (RFC 6761, 6.3)."""
     try:
         parts = urlsplit(url)
         if parts.scheme in ('http', 'https') and re.fullmatch(r'(.*\.)?localhost|127\.0\.0\.1|::1', parts.hostname or ''):
@@ -1165,7 +1165,8 @@ def read_sign_in(url, nested=3):
     The redirect is redirect_uri (RFC 6749, section 4.1.1), or what is called much like it; any other parameter with an
     address only where there is none of these. It may stand in another address, or be no more than a port.
     """
-    parameters = [(name, unquote(value) if re.match('https?%3a', value, re.I) else value) for name, value in parameters_of(url)]
+    encoded = re.compile('https?%3a', re.I)
+    parameters = [(name, unquote(value) if encoded.match(value) else value) for name, value in parameters_of(url)]
     state = dict(parameters).get('state')
     places = [pair for pair in parameters if re.match('https?://|/.*[?]', pair[1])]
     named = [pair for pair in places if re.search('redirect|callback|return', pair[0], re.I)]
@@ -1185,7 +1186,7 @@ def read_sign_in(url, nested=3):
 
 
 def addresses(text):
-    """Each address in a text, with its beginning and end there: a sentence goes on behind it, but scopes may have raw spaces."""
+    """Each address in a text, with where it begins and ends: a sentence goes on behind it, but scopes may have raw spaces."""
     places = list(URLS.finditer(text))
     for place, following in zip(places, [*(place.start() for place in places[1:]), len(text)]):
         url, named, _ = place[0].partition('](')        # Markdown, with the address for a name
@@ -1271,7 +1272,7 @@ class Finder:
             return True
         alone = piece.end() == len(body)
         word = re.fullmatch('[A-Z][a-z]+[.,:;!?]*|[a-z]+' + '[.,:;!?]' * alone + '[.,:;!?]*|[0-9]?[^\\w%].*', piece[0])
-        return self._even and alone or not word and (self._even or self._width == 80)       # 80: rich, without a terminal
+        return self._even and alone or not word and (self._even or self._width == 80)   # 80: rich, without a terminal
 
     def _offer(self, url, cut=False, handed=False):
         """What becomes of an address: it is given, or kept for second best, or nothing new."""
@@ -1327,7 +1328,7 @@ class DeviceCodes:
         code = (re.search(r'(?<![\w/-])([A-Z0-9]{4,8}-[A-Z0-9]{4,8})(?![\w-])', words)
                 or re.search(r'\bcode\b\W{0,3}(?:is\W{1,3})?([A-Z0-9]{6,10})(?![\w-])', words)
                 or near and self._called and re.fullmatch('((?=.*[0-9])[A-Z0-9]{6,10})', words))
-        if code and (called or code[0] == words and (self._called or near)):        # else it stands in a line of something else
+        if code and (called or code[0] == words and (self._called or near)):    # else it is a word of something else
             self._code = self._line, code[1]
         self._called = called if words else self._called
         if not self._page[1] or self._code[1] in ('', self.given) or abs(self._page[0] - self._code[0]) >= self.NEAR:
@@ -1353,13 +1354,14 @@ def check_page(url, issuer, agreed):
     """
     parts, ask = urlsplit(url), 'Ask who runs the server.'
     host = parts.netloc[:200]
-    leaving = [value for name, value in parameters_of(url) if issuer and name == 'redirect_uri' and loopback_port(value) is None]
-    if leaving:
+    redirects = [value for name, value in parameters_of(url) if name == 'redirect_uri']
+    leaving = [value for value in redirects if loopback_port(value) is None]
+    if issuer and leaving:
         raise Problem('address', 'The sign-in address sends its answer elsewhere, not back to this device; it was not '
                       f'opened:\n{harmless(leaving[0])[:80]}', ask)
     if parts.scheme != 'https' and loopback_port(url) is None and not (is_private(parts.hostname or '') and agreed(
             f'The sign-in page at\n{host}\nis not https: whoever can read that network could take the sign-in. Open it')):
-        raise Problem('address', f'The sign-in address is not https, and was not opened:\n{parts.scheme}://{parts.netloc}{parts.path}'[:180],
+        raise Problem('address', f'The sign-in address is not https, and was not opened:\n{url.partition("?")[0][:120]}',
                       f'Whoever can read the network could take the sign-in. {ask}')
     if issuer and host.lower() != issuer.lower() and not agreed(
             f'The sign-in page is at\n{host}\nand not at {issuer}. Whoever runs it may get the sign-in. Open it'):
@@ -1459,12 +1461,13 @@ class Reader:
         self._reading = read(self)
 
     def feed(self, piece):
-        """The message once it is whole, None before; b'' says that no more comes. Raises ValueError for what is none, or breaks off."""
+        """The message once it is whole, None before; b'' says that no more comes. Raises ValueError for what is none."""
         self.data += piece
         self.ended = not piece
         return next(self._reading)
 
     def wait_for(self, at):
+        """What every step of a reader does: it yields until there is as much. Raises ValueError where no more comes."""
         while len(self.data) < at:
             if self.ended:
                 raise ValueError('it broke off')
@@ -1500,6 +1503,7 @@ def read_head(reader, pattern, what):
 
 
 def read_request(reader):
+    """For Reader: a Request, with its body. What says its length twice, or not at all, is none (RFC 9112, section 6.3)."""
     match, lines = yield from read_head(reader, r'([A-Z]{1,20}) ([!-~]+) HTTP/1\.[01]$', 'request')
     lengths = [value for name, value in lines if name.lower() in ('content-length', 'transfer-encoding')] or ['0']
     if len(lengths) > 1 or not re.fullmatch('[0-9]{1,15}', lengths[0]):
@@ -1531,6 +1535,7 @@ class Reply(NamedTuple):
 
 
 def read_reply(reader):
+    """For Reader: a Reply, which ends by its status, in chunks, by its length, or with the connection (section 6.3)."""
     status = 100
     while status < 200 and status != 101:       # 1xx: the reply is still to come
         start = reader.at
@@ -1636,7 +1641,8 @@ def judge(request, pending):
     if comes:
         states, denied = ([value for name, value in parameters if name == wanted] for wanted in ('state', 'error'))
         if pending.state and not states and denied:
-            return here(400, 'Not signed in', f'The page says {harmless(denied[0])[:60]}, without the state of this sign-in, which goes on.')
+            return here(400, 'Not signed in', f'The page says {harmless(denied[0])[:60]}, without the state of this sign-in. '
+                        'That goes on.')
         if pending.state and [hash_of(state) for state in states] != [pending.state]:
             return here(400, 'State mismatch', 'This redirect belongs to another sign-in. Sign in on the page opened last.')
         if not (pending.state or _is_top_level(request) or request.header('content-type').startswith('application/json')):
@@ -6956,7 +6962,7 @@ class Login:
             self._report.tell('device-code', url=found.url, code=found.code)
             self._show_page(found.url, 'The code is copied.' if copied else '')
         elif found and found.kind == 'cut':
-            self._report.warn('The sign-in address is cut off, and was not opened. A wider terminal, or the program in another mode, may print it whole.')
+            self._report.warn('The end of the sign-in address is cut off: it was not opened.')
         elif found and found.kind == 'page':
             self._leads_nowhere(found.url)
         elif found:
