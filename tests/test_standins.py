@@ -302,6 +302,19 @@ def test_a_background_task_that_outlives_the_script_is_a_violation(pythonista):
     ''') == '0'
 
 
+def test_a_text_is_copied_for_this_device_only_with_an_object_for_a_key(pythonista):
+    pythonista('''
+        from objc_util import ObjCClass, ObjCInstance, ns, on_main_thread
+
+        def copy():
+            only_here = ObjCInstance('UIPasteboardOptionLocalOnly')
+            ObjCClass('UIPasteboard').generalPasteboard().setItems_options_(ns([{'public.utf8-plain-text': 'text'}]), ns({only_here: True}))
+        on_main_thread(copy)()
+        print()
+        ''')
+    assert pythonista.phone.clipboard == 'text'
+
+
 # --- a-Shell ------------------------------------------------------------------------------------------------
 
 def test_the_streams_are_pipes_that_call_themselves_a_terminal(ashell):

@@ -24,7 +24,14 @@ def violation(text):
 
 def _append(name, value):
     with open(path(name), 'a') as file:
-        file.write(json.dumps(value, default=repr) + '\n')
+        file.write(json.dumps(_plain(value), default=repr) + '\n')
+
+
+def _plain(value):
+    """Objects may be a dictionary's keys in the app, but not in JSON."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else repr(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def on_main():
