@@ -6278,11 +6278,12 @@ class Courier:
                 raise Problem('link', f'{self._link.settings.alias} takes no redirect.', 'Start again.')
             Box().take(0.1, None)       # it never arrived: so it goes again
 
-    def fetch(self, target_or_request):
+    def request(self, target):
+        """The Request for a page that no browser asks for."""
+        return Request('GET', target, (('Host', f'localhost:{self._port}'),))
+
+    def fetch(self, request):
         """The whole Reply to what may be asked for again. Raises Problem as carry() does."""
-        request = target_or_request
-        if isinstance(request, str):
-            request = Request('GET', request, (('Host', f'localhost:{self._port}'),))
         for _ in range(1 if request.method == 'POST' else self.REPEATS):
             with contextlib.suppress(Lost):
                 return self._exchange(request)
@@ -6292,7 +6293,7 @@ class Courier:
         """(whether a redirect has come to codex and signed somebody in, its words), by whatever way. Raises Problem."""
         signed_in, words = self._program.signed_in()
         if not signed_in:
-            self.fetch('/favicon.ico')
+            self.fetch(self.request('/favicon.ico'))
             signed_in, words = self._program.signed_in()
         return signed_in, words
 
@@ -6310,7 +6311,7 @@ class Courier:
         """The Reply in place of a lost one; None where the redirect never came to codex. Raises Problem."""
         try:
             if self._program.command.codex and self._program.exited is None:
-                return self.fetch(SUCCESS_PATH) if self.arrived()[0] else None
+                return self.fetch(self.request(SUCCESS_PATH)) if self.arrived()[0] else None
         except Problem as problem:
             if problem.kind != 'refused':
                 raise
@@ -6685,6 +6686,7 @@ class Sessions:
         return os.path.join(self._folder, f'login-{name[:16]}.json')
 
     def save(self, session):
+        """Keep a Session, in place of what there was for its server and command."""
         import json
         path = self._path(session.server, session.command)
         try:
@@ -6694,6 +6696,7 @@ class Sessions:
             self._note(f'{path} cannot be written: {error.strerror}.')
 
     def forget(self, server, command):
+        """Keep nothing for this server and command."""
         remove_file(self._path(server, command))
 
     def find(self, server, command):
@@ -7130,7 +7133,7 @@ class Login:
         return 'following'
 
     def _follow(self, _):
-        return self._get(Request('GET', self._attempt.last_page, (('Host', f'localhost:{self._attempt.sign_in.port}'),)))
+        return self._get(self._attempt.courier.request(self._attempt.last_page))
 
     def _fetch(self, request):
         return self._get(request) if self._attempt.visits.wanted(request) else None     # else it was got meanwhile
@@ -7351,11 +7354,11 @@ def hand_over(redirect, options, settings, device, report):
     try:
         link.connect()
         link.keep()
-        answer = courier.carry(Request('GET', redirect.target, (('Host', f'localhost:{redirect.port}'),)))
+        answer = courier.carry(courier.request(redirect.target))
         report.tell('callback', delivered=True)
         target = local_target(answer.location, redirect.port) if 300 <= answer.status < 400 else None
         if target:
-            answer = courier.fetch(target)
+            answer = courier.fetch(courier.request(target))
         if answer.status >= 400:
             raise Problem('redirect', f'What waits at port {redirect.port} of {settings.alias} would not have it ({answer.status}): it '
                           'belongs to another sign-in.', 'Sign in on the page that was opened last, or start the login again.')
