@@ -5863,6 +5863,10 @@ family() {          # process $1 and all below it: not every system can give the
     sed -n "s/^ *\([0-9]*\)  *$1\( .*\)*$/\1/p"); do family "$c"; done
 }
 ended() { grep -q "^@$N exit " "$d/log"; }
+here() {            # which start of which machine this is, for a folder's name
+  b=$(cksum </proc/sys/kernel/random/boot_id) h=$(uname -n | cksum)
+  echo "b${b%% *}n${h%% *}x"
+} 2>/dev/null
 end_attendants() {  # those in the list on standard input, but not this one; $1 is its number
   while read -r a b i; do [ "$a" = "$1" ] || { ours "$b" log && [ "$a" -gt 1 ] && kill "$a" "$b"; }; done
 }
@@ -5878,7 +5882,7 @@ private() {
   [ -n "$(find "$1/." -prune -type d -user "$(id -u)" ! -perm -020 ! -perm -002)" ]
 }
 make_folder() {
-  d=$(mktemp -d "$1/codex-login.XXXXXXXXXX") && chmod g-s "$d" && mkdir "$d/bin" && : >"$d/log" && put "$d/job" "$JOB" &&
+  d=$(mktemp -d "$1/codex-login.$(here)XXXXXXXXXX") && chmod g-s "$d" && mkdir "$d/bin" && : >"$d/log" && put "$d/job" "$JOB" &&
     put "$d/keeper" "$KEEPER" || return
   for name in browser xdg-open open; do put "$d/bin/$name" "$SHIM" && chmod 700 "$d/bin/$name" || return; done
 }
@@ -5936,6 +5940,14 @@ say status "$r $(printf '%s' "$s" | tail -n 1)"
 
 FIND_AGAIN = r'''
 gone() {
+  now=$(here)
+  case ${d##*.} in
+    "$now"*)            # in logind's own words
+      logind='org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager'
+      [ "$(busctl get-property $logind KillUserProcesses 2>/dev/null)" != 'b true' ] || say lost killed;;
+    b*"n${now#*n}"*) say lost restarted;;
+    b*n*x*) say lost elsewhere;;
+  esac
   s=
   if [ "$CODEX" = yes ]; then s=$("$W" login status 2>&1 </dev/null) || s=; fi
   say gone "$(printf '%s' "$s" | tail -n 1)"; exit 0
@@ -6050,6 +6062,7 @@ class Program:
         import secrets
         self.command, self.mark, self.folder = command, secrets.token_hex(8), None
         self.exited = None      # its exit status, once known
+        self.lost = ''          # why it is gone, where that is known: a word of GONE
         self.trouble = f"{link.settings.alias} did not start the program."       # why it has not started yet
         self._link, self._board, self._box, self._lifetime = link, link.board, box, lifetime
         self._beginning = {}    # what the launcher takes to start it
@@ -6221,6 +6234,9 @@ class Program:
             text = self.exited = int(text) if re.fullmatch('[0-9]{1,3}', text) else OWN_ERROR
         elif name == 'proof':
             text = self._proof(text)
+        elif name == 'lost':
+            self.lost = text
+            return
         elif name in ('present', 'gone', 'ended'):
             self._over = True
         elif name != 'browser':
@@ -6730,6 +6746,14 @@ CODEX_HINTS = (
     (r'not enabled for this Codex server|Enable device code', 'Sign in without --device-auth, or allow it in the security settings.'),
     (r'restricted to workspace|not enabled for your workspace|login is disabled', 'That is a policy: ask the administrator.'),
 )
+
+# Why a login is gone, by the launcher's word for it.
+GONE = {
+    'restarted': ('{} has been restarted since. The login that waited there is gone.', 'Start again.'),
+    'elsewhere': ('Another machine answers at {} than the one where the login waits.', 'Name that very machine, or start again.'),
+    'killed': ('{} has ended the login together with the connection that began it (KillUserProcesses in its logind.conf).',
+               'Start again, and stay in this app while you sign in; or ask for KillExcludeUsers there.'),
+    '': ('The login at {} is no longer there: it was ended, or its folder was removed.', 'Start again.')}
 
 
 class Attempt:
@@ -7299,8 +7323,8 @@ class Login:
         return self._offer_anew(self._gone())
 
     def _gone(self):
-        return Problem('gone', f'The login at {self._settings.alias} is no longer there. The server may have been restarted.',
-                       'Start again.')
+        message, hint = GONE.get(self._attempt.program.lost, GONE[''])
+        return Problem('gone', message.format(self._settings.alias), hint)
 
     def _offer_anew(self, problem):
         """Say what went wrong, and ask whether to begin a new login. Raises the Problem where nobody can be asked."""

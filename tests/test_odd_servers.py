@@ -5,6 +5,7 @@ Each kind first shows itself to plain ssh: what a test believes of its server is
 
 import subprocess
 
+import embedded
 import oracle as oracle_module
 import pytest
 import sshd
@@ -216,6 +217,44 @@ def test_an_account_without_a_shell_is_told_what_it_says(place):
     assert 'This account is currently not available.' in error['message']
 
 
+# --- Why a login is gone ------------------------------------------------------------------------------------
+
+def has_been_restarted(server):
+    server.run('echo another >/run/lab/boot; mount --bind /run/lab/boot /proc/sys/kernel/random/boot_id')
+
+
+def is_another_node(server):
+    server.add_program('uname', '#!/bin/sh\necho node-2\n')
+
+
+def ends_what_sessions_leave(server):
+    server.add_program('busctl', '#!/bin/sh\ncase "$*" in *Manager\\ KillUserProcesses) echo b true;; esac\n')
+
+
+def was_tidied_up(server):
+    server.add_program('busctl', '#!/bin/sh\necho b false\n')
+
+
+@pytest.mark.parametrize('cause, words', [
+    (has_been_restarted, '127.0.0.1 has been restarted since.'), (is_another_node, 'Another machine answers at 127.0.0.1'),
+    (ends_what_sessions_leave, '127.0.0.1 has ended the login together with the connection'),
+    (was_tidied_up, 'The login at 127.0.0.1 is no longer there: it was ended, or its folder was removed.')],
+    ids=lambda value: getattr(value, '__name__', ''))
+@of_kind()
+def test_a_login_that_is_gone_is_told_with_the_cause_that_is_known(place, cause, words):
+    with Script(place.home, *place.words) as script:
+        browser = Browser(script.wait_for('sign-in')['url'])
+        script.wait_for('opened')
+        script.kill()
+    embedded.end_marked_processes(place.server.mark)
+    place.server.run('rm -r /tmp/codex-login.*')
+    cause(place.server)
+    with Script(place.home, '--finish', browser.redirect()) as script:
+        error = script.wait_for('error')
+        assert script.wait() == 255 and error['hint']
+    assert error['message'].startswith(words) and 'restarted' not in error['message'].replace(words, '')
+
+
 # --- What is not there --------------------------------------------------------------------------------------
 
 @of_kind(tmp='full')
@@ -289,6 +328,7 @@ def test_what_nobody_comes_back_for_is_ended_in_time_where_there_is_no_setsid(pl
     with Script(place.home, '--timeout', '1', *place.words, 'starts') as script:
         script.wait_for('output', text='here')
         script.kill()
+    place.server.run('pkill -xf "sleep 1[0-9][0-9]" || :')      # as if its time were over
     assert place.server.leftovers(patience=60) == []
 
 
