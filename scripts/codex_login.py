@@ -6261,6 +6261,9 @@ class Lost(Exception):
     """The reply to a request did not come; its argument is how many bytes of the request may have arrived."""
 
 
+SIGNED_IN_PAGE = page('Signed in', 'The sign-in is complete. You can close this page.')
+
+
 class Courier:
     """Brings requests to the pending login at the server's loopback, in the story's own thread.
 
@@ -6271,7 +6274,7 @@ class Courier:
     LARGEST = 8 << 20       # bytes of an answer
     REPEATS = 20            # times that a page is asked for whose answer broke off
     PIECE = 16384           # bytes of a request, sent whole or not at all
-    SIGNED_IN = Reply(200, '', page('Signed in', 'The sign-in is complete. You can close this page.'))
+    SIGNED_IN = Reply(200, '', SIGNED_IN_PAGE)
 
     def __init__(self, link, program, port, until):
         self._link, self._program, self._port, self.until = link, program, port, until
@@ -6453,7 +6456,6 @@ class Visits:
     AGAIN = 2               # s after which that page does
     LINGER = 4.0            # s that the port stays open for who is to come back
     MOST = 200              # connections at once
-    OVER = 'Go back to the app: it says how it ended.'
     BEGINNING = re.compile(rb'[A-Z]{0,20}|[A-Z]{1,20} .*', re.S)      # of what can become a request
 
     def __init__(self, board, pending, alias, box):
@@ -6463,6 +6465,7 @@ class Visits:
         self._answers = {}      # key of a request: the bytes that whoever asks again gets as well
         self._expected = {}     # target: until when a browser may come that was sent there
         self._open, self._busy, self._gone = {}, set(), Box()        # visits by socket, those with a whole request, their ends
+        self._last_page = page('This sign-in is over', 'Go back to the app: it says how it ended.', status=410)
         self._listener = self._told_of_tls = None
 
     # -- the port
@@ -6545,12 +6548,12 @@ class Visits:
             if verdict.act == CARRY:
                 self._answers.pop(wanted.key, None)     # it was carried before, and the program would not have it
             data = self._answers.get(wanted.key)
-            if verdict.act == HERE:
+            if verdict.status == 410 or data is None and verdict.act != HERE and self.pending.stage == 'over':
+                data = self._last_page
+            elif verdict.act == HERE:
                 data = page(verdict.title, verdict.text, verdict.status, verdict.again)
                 if verdict.again and reply:
                     self._expected[request.target] = elapsed() + verdict.again + 1
-            elif data is None and self.pending.stage == 'over':
-                data = page('This sign-in is over', self.OVER, status=410)
             elif data is None:
                 if verdict.act == CARRY:
                     self.pending = self.pending._replace(stage='carrying', carried=wanted.key)
@@ -6581,13 +6584,15 @@ class Visits:
         """Whether a browser waits for the answer to a request."""
         return request.key in self._waiting
 
-    def end(self):
-        """The program is over: no request passes any more."""
+    def end(self, signed_in=False):
+        """The program is over: no request passes any more; who waits, and who comes with a redirect, is told how it ended."""
         with self._lock:
             self.pending = self.pending._replace(stage='over')
             waiting, self._waiting = self._waiting, {}
+            if signed_in:
+                self._last_page = SIGNED_IN_PAGE
         for reply in filter(None, itertools.chain.from_iterable(waiting.values())):
-            reply(page('This sign-in is over', self.OVER, status=410))
+            reply(self._last_page)
 
     def _expect(self, target, seconds):
         with self._lock:
@@ -6849,6 +6854,8 @@ class Login:
             with contextlib.suppress(KeyboardInterrupt):
                 self._leave('leave')
                 if self._attempt.visits:
+                    if completed and self._slept and not self._attempt.last_page:       # a browser may stand at the port since then
+                        Box().take(1.0, None)
                     self._attempt.visits.close(linger=completed)
             if self._forwards:
                 self._forwards.close()
@@ -7131,14 +7138,12 @@ class Login:
         try:
             answer = attempt.courier.carry(request)
         except Problem as problem:
-            visits.answer(request, page('Not delivered', f'{problem.message} {problem.hint}', status=502), keep=True,
-                          stage='open' if problem.kind == 'refused' else 'carried')
             self._report.tell('callback', delivered=False)
             if problem.kind == 'forbidden':
                 raise
             attempt.problem = problem
             self._set('deadline', self.MORE_TIME)
-            return self._await_end()       # the end of the program says more
+            return self._await_end()    # the end of the program says more, to the browser as well
         target = local_target(answer.location, attempt.sign_in.port) if 300 <= answer.status < 400 else None
         if target and self._command.codex and target.partition('?')[0] == SUCCESS_PATH:
             attempt.proof = True, signed_in_as(target)      # it goes there only once the tokens are saved
@@ -7298,6 +7303,8 @@ class Login:
         return 'over'
 
     def _signed_in(self, words):
+        if self._attempt.visits:
+            self._attempt.visits.end(signed_in=True)
         self._report.tell('signed-in', text=words)
         return 'over'
 

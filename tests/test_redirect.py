@@ -60,10 +60,13 @@ def test_whose_login_another_one_finished_is_told_so_though_its_connection_held(
     first = run()
     person = opened(first)
     first.stop()
-    second = finish(run, person.redirect())
+    address = person.redirect()
+    waiting = person.in_background(person.see_it_through, address)
+    second = finish(run, address)
     assert second.wait() == 0 and signed_in(server)
-    first.resume()
+    first.resume(after=4.5)
     assert first.wait() == 0 and 'signed-in' in names(first)
+    assert 'Signed in' in waiting().text        # the browser that the frozen app's port has kept
     assert len(witness.callbacks) == 1 and server.leftovers() == []
 
 
