@@ -1521,6 +1521,21 @@ def test_hostile_bytes_neither_raise_nor_pile_up():
 
 # --- Arguments ----------------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize('words', [
+    ['-l', 'CORP\\ana', 'box'], ['-l', "o'neil doe", '-p', 'ssh', 'box'], ['-i', '/my "key"', '-i', '%d/b', '-i', '${HOME}/c', 'box'],
+    ['-o', 'UserKnownHostsFile=/a "/b c"', '-o', 'RevokedHostKeys none', 'box'], ['-4g', '-J', 'a,b@c:22', '-NT', 'box'], ['-F', 'none', 'box'],
+    ['-o', 'LocalForward=8080 web:80', '-o', 'PermitRemoteOpen=a:80 [::1]:*', 'box']])
+def test_the_words_that_are_kept_for_later_mean_the_same(words):
+    options = script.read_arguments(words)
+    again = script.read_arguments(options.connection)
+    assert again.overrides == options.overrides and again.config == options.config
+    found = script.look_up([script.Line(*override) for override in again.overrides], 'box', Desk)
+    if '-l' in words:
+        assert script.make_settings(Destination(None, 'box', None), found, Desk).user == words[1]
+    if '/my "key"' in words:
+        assert script.make_settings(Destination(None, 'box', None), found, Desk).identity_files == ('/my "key"', f'{HOME}/b', f'{HOME}/c')
+
+
 def test_what_follows_the_destination_is_the_command():
     options = script.read_arguments(['-v', 'kim@server', 'wrangler', 'login', '-q', '--json'])
     assert options.command == ['wrangler', 'login', '-q', '--json'] and options.verbose and not options.quiet
