@@ -1337,13 +1337,9 @@ class DeviceCodes:
         return DeviceCode(self._page[1], self.given)
 
 
-def is_private(host):
-    """Whether a host is one of a network at home or at work, as far as its name or address says."""
-    import ipaddress
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return '.' not in host or host.endswith(('.local', '.lan', '.internal', '.home.arpa'))
+# A host of a network at home or at work, as far as its name or address says.
+PRIVATE = re.compile(r'(10\.|192\.168\.|169\.254\.|172\.(1[6-9]|2[0-9]|3[01])\.)[0-9.]+|f([cd]|e[89ab])[0-9a-f]*:.*'
+                     r'|(?!0x)[a-z][^.:]*|.*\.(local|lan|internal|home\.arpa)')
 
 
 def check_page(url, issuer, agreed):
@@ -1359,7 +1355,7 @@ def check_page(url, issuer, agreed):
     if issuer and leaving:
         raise Problem('address', 'The sign-in address sends its answer elsewhere, not back to this device; it was not '
                       f'opened:\n{harmless(leaving[0])[:80]}', ask)
-    if parts.scheme != 'https' and loopback_port(url) is None and not (is_private(parts.hostname or '') and agreed(
+    if parts.scheme != 'https' and loopback_port(url) is None and not (PRIVATE.fullmatch(parts.hostname or '') and agreed(
             f'The sign-in page at\n{host}\nis not https: whoever can read that network could take the sign-in. Open it')):
         raise Problem('address', f'The sign-in address is not https, and was not opened:\n{url.partition("?")[0][:120]}',
                       f'Whoever can read the network could take the sign-in. {ask}')
@@ -7008,7 +7004,7 @@ class Login:
         self._report.tell('sign-in', url=url, port=None)
         asked, self._attempt.asked_about_page = self._attempt.asked_about_page, True
         host, secure = urlsplit(url).netloc[:200], url.startswith('https://')
-        if not asked and (secure or is_private(urlsplit(url).hostname or '')) and self._agreed(
+        if not asked and (secure or PRIVATE.fullmatch(urlsplit(url).hostname or '')) and self._agreed(
                 f'{self._settings.alias} wants a page of\n{host}\nopened, which leads nowhere on this device'
                 + ('. ' if secure else ', and is not https: whoever can read that network sees it. ') + 'Open it'):
             return self._show_page(url)

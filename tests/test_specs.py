@@ -529,7 +529,8 @@ def test_https_and_loopback_itself_may_be_opened(url, issuer):
 PLAIN = 'http://{}/a?redirect_uri=http://localhost:1455/cb'
 
 
-@pytest.mark.parametrize('host', ['auth.example.org', '8.8.8.8', '[2600::1]', 'localhost.example.org', '10.0.0.1.example.org', 'lan.example'])
+@pytest.mark.parametrize('host', ['auth.example.org', '8.8.8.8', '[2600::1]', 'localhost.example.org', '10.0.0.1.example.org', 'lan.example',
+                                  '134744072', '0x08080808', '172.32.0.1', '10.evil.example', '[fec0::1]', 'kim@nas.example'])
 def test_an_address_that_is_not_https_is_refused_and_shown_harmless(host):
     problem = refused(script.check_page, PLAIN.format(host), '', never)
     assert problem.kind == 'address' and f'http://{host}' in problem.message and 'not https' in problem.message
