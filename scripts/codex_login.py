@@ -5801,21 +5801,18 @@ found() {           # W, and what its `#!` line asks for; else $missing is the o
   [ ! -f "$f" ] || read -r i <"$f"
   case $i in '#!'*[a-z]*) set -- ${i#??};; *) return 0;; esac
   case $1 in */env) shift; while case $1 in -*|*=*) ;; *) false;; esac; do shift; done;; esac
-  missing=$1
-  command -v "$1" >/dev/null
+  missing=$1; command -v "$1" >/dev/null
 }
 exported() {        # by the login shell, which has 5 s
   {
-    unset IFS
-    echo env | $S "$SHELL" $1 & s=$!
+    unset IFS; echo env | $S "$SHELL" $1 & s=$!
     (trap 'kill "$p"; exit' TERM; sleep 5 & p=$!; wait; kill -s KILL -- "-$s" "$s") >/dev/null & w=$!
     wait "$s"; kill "$w"; echo "$N"
   } | sed "/^$N\$/q"
 }
 {
   S=setsid; command -v $S >/dev/null || S=
-  p= nor='and its login shell does not say what it has' SHELL=${SHELL:-/bin/sh}
-  found; there=$?
+  found; there=$? p= nor='and its login shell does not say what it has' SHELL=${SHELL:-/bin/sh}
   for how in '-lc env' '-lic env' -l; do
     case $there$CODEX:$p in 0no:*|0*:?*) break;; esac
     p= IFS='
@@ -5827,8 +5824,7 @@ exported() {        # by the login shell, which has 5 s
         CODEX_*|*_proxy|*_PROXY|SSL_CERT_*|NODE_EXTRA_CA_CERTS) export "$v";;
       esac
     done
-    unset IFS
-    echo "$SHELL $how: PATH=$p"
+    unset IFS; echo "$SHELL $how: PATH=$p"
     if [ $there = 0 ]; then PATH=$PATH${p:+:$p}; else PATH=${p:+$p:}$PATH; found; there=$?; fi
   done
   export PATH SHELL
@@ -5860,8 +5856,7 @@ family() {          # process $1 and all below it: not every system can give the
 }
 ended() { grep -q "^@$N exit " "$d/log"; }
 here() {            # which start of which machine this is, for a folder's name
-  b=$(cksum </proc/sys/kernel/random/boot_id) h=$(uname -n | cksum)
-  echo "b${b%% *}n${h%% *}x"
+  b=$(cksum </proc/sys/kernel/random/boot_id) h=$(uname -n | cksum); echo "b${b%% *}n${h%% *}x"
 } 2>/dev/null
 end_attendants() {  # those in the list on standard input, but not this one; $1 is its number
   while read -r a b i; do [ "$a" = "$1" ] || { ours "$b" log && [ "$a" -gt 1 ] && kill "$a" "$b"; }; done
@@ -5887,8 +5882,7 @@ for runs in yes no; do      # where $BROWSER can be run, if there is such a plac
     case $t in */.) t=${t%/.}; mkdir "$t";; esac
     [ "$t" = "$tmp" ] || private "$t" || continue
     make_folder "$t" && if [ $runs = yes ]; then "$d/bin/browser"; fi && break 2
-    [ -z "$d" ] || rm -rf "$d"
-    d=
+    [ -z "$d" ] || rm -rf "$d"; d=
   done
 done 2>/dev/null
 [ -n "$d" ] || { say full "$tmp"; exit 1; }
