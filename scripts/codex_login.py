@@ -5994,12 +5994,13 @@ echo "$$ $t $I" >>"$d/attendants" || { kill "$t"; exit; }
 while read -r word; do
   case $word in
     go) known=yes;;
-    leave) known=yes; others "$I" <"$d/attendants" || clear_up; say ended; break;;
+    leave) known=yes; if others "$I" <"$d/attendants"; then : >"$d/left"; else clear_up; fi; say ended; break;;
     stop) known=yes; clear_up; say ended; break;;
   esac
 done
 kill "$t"
-[ "$known" = yes ] || { sleep 3; others - <"$d/attendants" || clear_up; }
+# The last one clears up, too, where somebody has left already: its run may be dead, which a silent connection does not tell.
+[ "$known" = yes ] && [ ! -e "$d/left" ] || { sleep 3; others - <"$d/attendants" || clear_up; }
 '''
 
 
@@ -6132,8 +6133,8 @@ class Program:
         """There is an attendant at the end of a Channel, or a Problem instead."""
         if isinstance(outcome, Channel):
             self._following, self._transcript = outcome, Transcript(self.mark)
-            self._number, self._noise, self._heard, self._began = 0, deque(maxlen=3), False, elapsed()
-            self._late = self._board.after(self.START_LIMIT, self._not_started)
+            self._number, self._noise, self._heard = 0, deque(maxlen=3), False
+            self._late = self._board.after(self.START_LIMIT / 2, self._ask)
             outcome.heard = lambda: self._board.call(lambda: self._read(outcome))
             self._read(outcome)
         elif outcome.kind == 'link':
@@ -6145,6 +6146,12 @@ class Program:
     def _fail(self, problem):
         self._over = True
         self._box.put(('problem', problem))
+
+    def _ask(self):
+        """Nothing was said for long: whether the connection is still one will show."""
+        self._began = elapsed()
+        self._following.connection.probe()
+        self._late = self._board.after(self.START_LIMIT / 2, self._not_started)
 
     def _not_started(self):
         connection = self._following.connection
