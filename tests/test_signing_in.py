@@ -631,6 +631,20 @@ class Foreword:
 
 
 @WITH_SSH
+@pytest.mark.parametrize('command', ['echo', 'echo >&2', 'printf', 'printf >&2'])
+def test_what_a_session_says_that_ends_at_once_is_shown(tmp_path, command):
+    words, _, stream = command.partition(' ')
+    with Sshd(ForceCommand=f'{words} "Down for maintenance." {stream}; exit 7') as server:
+        home = Home(tmp_path / 'home')
+        home.trust(server)
+        home.make_key(server)
+        both = Oracle(server, home).run(command='echo in')
+        assert both.ssh.status == 7 and b'maintenance.' in both.ssh.stdout + both.ssh.stderr
+        said = both.script.stderr.decode()
+        assert both.script.status == 255 and said.count('Down for maintenance.') == 1
+
+
+@WITH_SSH
 @pytest.mark.parametrize('options', [{'MaxSessions': 0}, {'ChrootDirectory': '/no/such/folder'}], ids=str)
 def test_a_session_that_cannot_be_had_is_asked_for_three_times_at_most(tmp_path, options):
     with Sshd(**options) as server:
@@ -639,7 +653,6 @@ def test_a_session_that_cannot_be_had_is_asked_for_three_times_at_most(tmp_path,
         home.make_key(server)
         both = Oracle(server, home).run(command='echo in')
         assert both.same('stdout', 'status').status == 255
-        print(server.connections, both.script.stderr.decode(), server.log())
         assert server.connections <= 1 + 3
 
 
