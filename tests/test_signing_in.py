@@ -737,8 +737,8 @@ def test_each_node_of_a_cluster_is_trusted_by_its_own_key(run, server, home):
 
 @WITH_SSH
 def test_the_advice_for_a_changed_key_is_right_when_it_is_followed(run, server, home):
-    elsewhere = home.folder / "kept'here"
-    for options, file in (((), home.known_hosts), (('-o', f'UserKnownHostsFile={elsewhere}'), elsewhere)):
+    elsewhere = home.folder / 'kept here'
+    for options, file in (((), home.known_hosts), (('-o', f'UserKnownHostsFile="{elsewhere}"'), elsewhere)):
         file.write_text(line_of(server, seed=7))
         error = failure(run(*options, command=('true',)), kind='host-key')
         command = shlex.split(error['hint'].partition('ssh-keygen')[2])
