@@ -6086,10 +6086,13 @@ class Program:
                 self._channel.sendall(word.encode() + b'\n')
 
     def follow_anew(self):
-        """Have another attendant say all that there is to be said."""
-        if self._following:
+        """Have another attendant say all that there is to be said, but let each come to its first word: a server may be far."""
+        self._board.call(self._follow_anew)
+
+    def _follow_anew(self):
+        if self._following and self._heard:
             self._following.close()
-            self._board.call(self._attend)
+            self._attend()
 
     def signed_in(self):
         """(whether somebody is signed in, the words that say so), by the program's own status. Raises Problem 'link'."""
