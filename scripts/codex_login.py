@@ -6206,8 +6206,9 @@ class Program:
         # A connection that was lost is another one the next time: so a third try tells that from a server that runs nothing.
         self._vain = 0 if self._heard else self._vain + 1 if channel.connection is self._last else 1
         self._last = channel.connection
-        last = [] if self._heard else self._transcript.feed(b'\n')          # a line that has no end
-        noise = ' '.join([*self._noise, *last])[-300:]
+        if not self._heard:
+            self._noise.extend(self._transcript.feed(b'\n'))        # a line that has no end
+        noise = ' '.join(self._noise)[-300:]
         if not self._heard and (channel.exit_status != -1 or channel.refused or self._vain == 3):
             self._fail(Problem('remote', f'{self._link.settings.alias} ran no commands for {self._link.settings.user}'
                                + (f'; it says: {noise}' if noise else '.'), 'The account needs a shell.'))
