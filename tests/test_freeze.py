@@ -703,7 +703,6 @@ def test_waiting_takes_next_to_no_cpu(run):
 # --- Many of them -------------------------------------------------------------------------------------------
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason='fault 4: of two ends of one login, the one that did not clear up says 255')
 def test_a_dozen_logins_on_bad_days():
     soak = subprocess.run([sys.executable, str(SOAK), '--logins', '12', '--seed', '1'], capture_output=True,
                           text=True, timeout=900)

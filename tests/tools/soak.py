@@ -407,7 +407,7 @@ def main():
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument('--logins', type=int, default=300)
     parser.add_argument('--seed', type=int, default=None, help='the same seed brings the same bad days')
-    parser.add_argument('--jobs', type=int, default=6 * (os.cpu_count() or 1), help='so many at a time')
+    parser.add_argument('--jobs', type=int, default=8 * (os.cpu_count() or 1), help='so many at a time')
     parser.add_argument('--only', type=int, action='append', metavar='NUMBER', help='this login of that seed; may be repeated')
     parser.add_argument('--reports', action='store_true', help='with all that was said in logins that missed a goal')
     options = parser.parse_args()
