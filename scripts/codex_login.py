@@ -52,8 +52,7 @@ USAGE, OWN_ERROR, TIMED_OUT, CANCELLED = 2, 255, 124, 130
 class Problem(Exception):
     """A failure that a person can meet: what happened, to which host or file, and what to do next.
 
-    `kind` is one word for programs, `message` and `hint` are for people, `status` is the exit status.
-    """
+    `kind` is one word for programs, `message` and `hint` are for people, `status` is the exit status."""
 
     def __init__(self, kind, message, hint='', status=OWN_ERROR):
         super().__init__(message)
@@ -89,8 +88,7 @@ class Box:
     """What threads put in, and one thread takes out, in order: how a thread of this script waits for another.
 
     Each wait has a limit, in waking seconds, and can be called off. A signal that comes just before a wait is heard at the
-    end of a step: `step`, in seconds, says how soon; longer ones leave an idle process asleep.
-    """
+    end of a step: `step`, in seconds, says how soon; longer ones leave an idle process asleep."""
 
     def __init__(self, step=1.0):
         self._step, self._items, self._called_off = step, deque(), None
@@ -136,8 +134,7 @@ def start(function, *arguments, failed=None):
     """Run `function` in a thread of its own, that holds up nobody's exit: the only place where a thread is started.
 
     An exception that nobody expected goes to `failed(error)`; -v says it in any case. Raises RuntimeError where the system
-    gives no more threads.
-    """
+    gives no more threads."""
     def run():
         try:
             function(*arguments)
@@ -185,8 +182,7 @@ class Board:
     """One thread that waits for sockets and moments, and does in turns what is to be done then.
 
     What it is given to do must not wait. What it raises is said under -v, and ends nothing but itself. Its clock counts waking
-    seconds: what the process sleeps away is no part of any limit.
-    """
+    seconds: what the process sleeps away is no part of any limit."""
     SLEPT = 1.0             # s by which a look may come too late, and still count as waking time
     MANY = 20               # moments that were called off, from which on they are put away before their time
 
@@ -366,8 +362,7 @@ def parse_port(text, what):
 def parse_destination(text):
     """`[user@]host[:port]` or `ssh://[user@]host[:port]`, IPv6 in brackets or, without a port, bare.
 
-    Raises Problem('usage').
-    """
+    Raises Problem('usage')."""
     rest = text[len('ssh://'):].rstrip('/') if text.startswith('ssh://') else text
     if re.match('https?://', rest, re.I):
         raise usage_problem(f'This is the address of a web page: {text[:60]!r}',
@@ -810,8 +805,7 @@ def judge_host_key(known, pins, strict, blob):
 
     `known` is what the known_hosts files have for the server; another key there, of whatever type, makes it a changed
     one. `pins` are the fingerprints of a pairing, which rule over these files; None without a pairing. The verdicts are
-    trusted, add, ask, and the refusals revoked, unpinned, changed, certificate, unknown.
-    """
+    trusted, add, ask, and the refusals revoked, unpinned, changed, certificate, unknown."""
     text = base64.b64encode(blob).decode()
     revoked = [key for key in known if key.marker == '@revoked' and key.key == text]
     authorities = [key for key in known if key.marker == '@cert-authority']
@@ -1113,8 +1107,7 @@ class SignIn(NamedTuple):
     `port` and `path` are the redirect's; `path` is '' where only the page knows it. `state` is None where the address names
     none. `kind` is 'redirect'; 'bare' where it names none, and is on the server's loopback itself; 'cut' where its end is
     missing, and it must not be opened. Without a `port`: 'leaving' where the redirect goes elsewhere than to loopback, and
-    'page' where a mere page was handed to $BROWSER.
-    """
+    'page' where a mere page was handed to $BROWSER."""
     url: str
     port: 'int | None'
     path: str
@@ -1163,8 +1156,7 @@ def read_sign_in(url, nested=3):
     """The SignIn that an address stands for, else None where nothing in it speaks of a redirect to loopback.
 
     The redirect is redirect_uri (RFC 6749, section 4.1.1), or what is called much like it; any other parameter with an
-    address only where there is none of these. It may stand in another address, or be no more than a port.
-    """
+    address only where there is none of these. It may stand in another address, or be no more than a port."""
     encoded = re.compile('https?%3a', re.I)
     parameters = [(name, unquote(value) if encoded.match(value) else value) for name, value in parameters_of(url)]
     state = dict(parameters).get('state')
@@ -1205,8 +1197,7 @@ class Finder:
     A redirect is given at once, and again where it is another one than before. But an address at the end of its line may go
     on in the next one, where something breaks lines at a fixed width; and what is bare or cut is only the second best. These
     are given by settle(), after `quiet` seconds without a word; None where nothing is waited for. With `strict`, addresses
-    whose redirect leaves are given, too.
-    """
+    whose redirect leaves are given, too."""
     WIDEST = 256        # columns of a line that something broke
 
     def __init__(self, strict=False):
@@ -1373,8 +1364,7 @@ SUCCESS_PATH = '/success'       # where codex sends the browser after the redire
 class Redirect(NamedTuple):
     """A browser's answer to a sign-in, as a person brings it: `target` is path and query as in a request line.
 
-    `port` is None, and `path` '', where it is an address without its beginning.
-    """
+    `port` is None, and `path` '', where it is an address without its beginning."""
     port: 'int | None'
     target: str
     path: str
@@ -1711,8 +1701,7 @@ class Socks(Reader):
     """The server's side of SOCKS 4, 4a and 5 (RFC 1928), as far as the request, without any I/O.
 
     Feed it what the client sends and send the client what feed() returns, until `target`, (host, port), is known or
-    `refused` is set. Then send what answer() returns; what the client sent beyond its request is in `early`.
-    """
+    `refused` is set. Then send what answer() returns; what the client sent beyond its request is in `early`."""
     # The reason for a failure, and its reply code in SOCKS 5. SOCKS 4 has one code for all of them.
     CODES = {'': 0, 'failed': 1, 'forbidden': 2, 'unreachable': 4, 'refused': 5, 'command': 7, 'address': 8}
 
@@ -2785,8 +2774,7 @@ class SshStream:
     """What a Transport runs over: a socket, or a Channel to the next server. To send takes no time: what does not leave at once waits here.
 
     `beginning` is what came first, for the case that it was not SSH; `heard` says when something came last, as elapsed();
-    `round_trip` how many seconds its opening took.
-    """
+    `round_trip` how many seconds its opening took."""
     PIECE = 256 * 1024      # paramiko reads each packet in two small parts; the system is asked for many at once
     LARGEST = 256 * 1024    # bytes of a packet, as sshd allows; paramiko would gather as many as a server announces
     BEGINNING = 200
@@ -2978,8 +2966,7 @@ def _strong(names):
 def prefer_host_key_types(transport, known_types, algorithms=''):
     """Ask for the key types already known of this host first, as ssh does, so that none looks new.
 
-    `algorithms` is a HostKeyAlgorithms of ssh_config(5). Raises Problem('config') where it leaves none.
-    """
+    `algorithms` is a HostKeyAlgorithms of ssh_config(5). Raises Problem('config') where it leaves none."""
     known = set(known_types)
     if 'ssh-rsa' in known:      # the type of the key; the others are the signatures it can give
         known.update(RSA_SIGNATURES)
@@ -3054,8 +3041,7 @@ def _handshake_problem(transport):
 def long_poll(transport, seconds=IDLE_POLL):
     """Let paramiko's reader sleep while nothing arrives, instead of waking ten times a second to see a close().
 
-    An SshStream wakes its reader itself when it is closed.
-    """
+    An SshStream wakes its reader itself when it is closed."""
     transport.sock.settimeout(seconds)
 
 
@@ -3463,8 +3449,7 @@ class Channel:
     """One channel of a Connection (RFC 4254, section 5). Whoever owns it reads and writes, and waits nowhere but in recv().
 
     Any thread may send: after CLOSE nothing is sent for it. `heard()` is called by the reader, after something has come.
-    `failure` is (code, words) where the server would not open it; `broken` says that its connection ended.
-    """
+    `failure` is (code, words) where the server would not open it; `broken` says that its connection ended."""
     WINDOW, LARGEST = 1 << 21, 1 << 15         # bytes that the server may send unacknowledged, and in one packet
     MOST_TOGETHER = 16
 
@@ -3915,8 +3900,7 @@ LOCAL_NETWORKS = ('10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '169.254.0.0/
 class Dialling:
     """Name resolution and TCP connection in a thread of its own, so that paramiko is imported meanwhile.
 
-    `limit`: seconds for each attempt. `round_trip`, once there is a socket: how long its opening took.
-    """
+    `limit`: seconds for each attempt. `round_trip`, once there is a socket: how long its opening took."""
     FAMILIES = {'any': socket.AF_UNSPEC, 'inet': socket.AF_INET, 'inet6': socket.AF_INET6}
     PAUSE = 1.0             # s between two of ConnectionAttempts
 
@@ -4149,8 +4133,7 @@ class Authentication:
     Each method gives whether the server took it; only a USERAUTH_FAILURE is a refusal. `wants` are the methods that it has
     said it wants next, `over` says that it lets one in, `asks` whether keyboard-interactive asked anything. What it says to
     the person goes to `show(text)`. Raises EOFError where the connection ended, and Problem('connect') where the server says
-    nothing for too long.
-    """
+    nothing for too long."""
     LIMIT = 120.0           # waking seconds, as sshd's LoginGraceTime
     PATIENCE = 900.0        # of a server that has said something: somebody may have to approve it elsewhere
     MOST_MESSAGES = 100     # of a server that talks on and on
@@ -4249,8 +4232,7 @@ class Identity:
     """A key that may let one in: its name for people, and its public half, None while only its file knows that.
 
     `asks`: whether somebody may have to agree before it signs. `open()` gives (the public half, a function(data, algorithm)
-    that signs), None where it cannot be used; `opened` is what it gave, once.
-    """
+    that signs), None where it cannot be used; `opened` is what it gave, once."""
 
     def __init__(self, name, blob, asks, open):
         self.name, self.blob, self.asks, self._open = name, blob, asks, open
@@ -4378,8 +4360,7 @@ class Credentials:
     def _answers(self, given, earlier, name, instruction, prompts):
         """The answers to one round of questions: as in an earlier connection while the questions are the same, else a person's.
 
-        `given` gathers the (question, answer) pairs of all rounds.
-        """
+        `given` gathers the (question, answer) pairs of all rounds."""
         said = self._as_said(name, instruction)
         if said and not prompts:
             put_line(said, sys.stderr)
@@ -4417,8 +4398,7 @@ class Credentials:
     def _identities(self):
         """The Identities to try, in ssh's order: certificates, the agent's keys that were named, its others, files.
 
-        Where files were named, the agent's others come last, so that a server has not had enough by then.
-        """
+        Where files were named, the agent's others come last, so that a server has not had enough by then."""
         if self._keys is None:
             settings = self._settings
             held = self._held(os.environ.get('SSH_AUTH_SOCK', '') if settings.agent is None else settings.agent)
@@ -4485,8 +4465,7 @@ class Hop:
     def connect(self, through=None, limit=None):
         """(an authenticated Connection, the host key's bytes), by TCP or `through` another one. Raises Problem.
 
-        `limit` is for the TCP connection, in seconds; ConnectTimeout where it is None.
-        """
+        `limit` is for the TCP connection, in seconds; ConnectTimeout where it is None."""
         sock, round_trip = self._channel(through) if through else self._socket(limit)
         connection = None
         try:
@@ -4557,8 +4536,7 @@ class Link:
 
     A wish is met by the connection that lives, now or later: what a connection that ended has not answered goes back into the
     line, since an opening delivers nothing. So only here it is known what a failed opening means. `tell(event, **fields)` hears of
-    connecting, connected, suspended and reconnected, of a note (text) and of link-failed (problem).
-    """
+    connecting, connected, suspended and reconnected, of a note (text) and of link-failed (problem)."""
     RUN_LIMIT = 15.0        # seconds that a server may take to give a session
     PAUSES = (1.0, 2.0, 4.0)        # seconds until one that is busy is asked again for a session
 
@@ -4593,8 +4571,7 @@ class Link:
     def dial(self, limit=None):
         """A Connection to the server, through the jump hosts; closing it closes theirs. The server's host key. Raises Problem.
 
-        `limit`: seconds for the TCP connection, where it is not ConnectTimeout.
-        """
+        `limit`: seconds for the TCP connection, where it is not ConnectTimeout."""
         connection = None
         for hop in self._hops:
             connection, blob = hop.connect(connection, limit)
@@ -4676,8 +4653,7 @@ class Link:
     def run(self, command, data):
         """A session Channel on which `command` runs and has got `data` on its standard input; waits for it.
 
-        Raises Problem: 'remote' where the server gives no session, 'link' where there is no connection.
-        """
+        Raises Problem: 'remote' where the server gives no session, 'link' where there is no connection."""
         return self._wait_for('session', (), self.RUN_LIMIT, lambda channel: self._execute(channel, command, data))
 
     def run_soon(self, command, data, then):
@@ -4840,8 +4816,7 @@ class Link:
 class _Keeper:
     """Watches the connection of a Link: its end, its silence, a freeze of this process, somebody's suspicion.
 
-    A connection in doubt is not condemned: another is made beside it, and whichever shows life first stays.
-    """
+    A connection in doubt is not condemned: another is made beside it, and whichever shows life first stays."""
     FREEZE = 3.0            # s by which a look comes too late: the process was stopped
     PAUSES = (0, 0.3, 1, 2, 4, 8, 15, 30)
     LIVED = 10.0            # s after which the end of a connection does not count as a failed attempt
@@ -5022,8 +4997,7 @@ def listen(bind, port, taken=None):
     """Open the listening sockets for `bind`: "" or "localhost" is both loopbacks, "*" every interface.
 
     Port 0 is any free one, the same on all of them. They do not block. Raises Problem "listen": where there is a list `taken`,
-    only if none can be had, as ssh does; (family, address, error) of each that another program has comes into it.
-    """
+    only if none can be had, as ssh does; (family, address, error) of each that another program has comes into it."""
     try:
         addresses = _addresses(bind)
         # A port that was free for one family may be taken in the other: then take another.
@@ -5150,8 +5124,7 @@ class Listener:
     No more than `cap` are held at once; the next ones wait until one leaves, or where there is `drop`, until
     drop(sock) has ended and left the oldest of those that have said the least. A lack of descriptors is waited out. A socket that is dead, as iOS
     leaves them behind when an app sleeps, is bound again, each second until that succeeds; `tell(event, about, where, error)` hears
-    "lost" where it did not at once, and then "back".
-    """
+    "lost" where it did not at once, and then "back"."""
     RETRY = 1.0             # s
     SHORTAGE = 0.2          # s that descriptors and memory have to come back
     NOTHING = 8
@@ -5167,8 +5140,7 @@ class Listener:
     def open(self, bind, port, about=None, all_or_none=False):
         """Listen as listen() does; where, as (address, port). Raises Problem "listen".
 
-        Where another program has the port of one address only, the others are served, but not if `all_or_none`.
-        """
+        Where another program has the port of one address only, the others are served, but not if `all_or_none`."""
         taken = None if all_or_none else []
         ports = [_Port(about, sock.family, sock.getsockname(), sock) for sock in listen(bind, port, taken)]
         missing = [(_Port(about, family, where), error) for family, where, error in taken or ()]
@@ -5314,8 +5286,7 @@ class Pump:
 
     What the receiver does not take waits at the sender: no more than a channel's window is kept here. `is_client`: whether the
     socket is the client's, and not its target's. `ended()` is called when both directions have ended, or an end is gone; both
-    ends are closed then.
-    """
+    ends are closed then."""
     PIECE = 8 * (32 * 1024 - 64)    # bytes: full packets, as Channel sends them
     TURNS = 4                       # pieces each way until others have their turn
     LINGER, MOST_IN_VAIN = 10.0, 1 << 25    # s and bytes that a client may still send to a server that has closed: cut off at once,
@@ -5632,8 +5603,7 @@ class Forwards:
 
     `tell(kind, **fields)` hears, from any thread, of "listening" (mode, bind, port) when the server listens
     again after a reconnect; "waiting" (the same) while it does not yet; "unreached" (message) of a client's
-    target; "lost" (mode, bind, port, message) of a listener that the system took away, until it listens again.
-    """
+    target; "lost" (mode, bind, port, message) of a listener that the system took away, until it listens again."""
     ANSWER_LIMIT = 15.0     # s that the server may take to say whether it listens
     MOST = 500              # connections at once through listeners here, and as many from the server
     LOOK = 15.0             # s between looks at the listeners
@@ -6042,8 +6012,7 @@ class Program:
     What is heard comes into `box` as (event, value): 'started', also when it is followed again; 'present' (what its status says:
     a login is there, and nothing was started); 'line'; 'browser' (an address that it handed to a browser); 'exit' (its status);
     'proof' ((whether somebody is signed in, the words that say so), after codex has ended well); 'gone' (what its status says
-    if somebody is signed in, else ''); 'ended', as told; 'problem' (a Problem).
-    """
+    if somebody is signed in, else ''); 'ended', as told; 'problem' (a Problem)."""
     GRACE = 150             # seconds after which the server ends what this script should have ended: what came late is finished first
     START_LIMIT = 30.0      # s
     PAUSES = (0, 0.2, 1, 3, 5)      # s before each try to have its status
@@ -6269,8 +6238,7 @@ SIGNED_IN_PAGE = page('Signed in', 'The sign-in is complete. You can close this 
 class Courier:
     """Brings requests to the pending login at the server's loopback, in the story's own thread.
 
-    `until`, by elapsed(), is when it no longer waits for a lost connection.
-    """
+    `until`, by elapsed(), is when it no longer waits for a lost connection."""
     ANSWER_LIMIT = 120.0    # s that the program may take to answer: it asks the issuer meanwhile
     LAST_WORDS = 20.0       # s in which the record of a program's end comes that is heard to have ended
     LARGEST = 8 << 20       # bytes of an answer
@@ -6286,8 +6254,7 @@ class Courier:
         """The Reply to a redirect, which arrives once.
 
         Raises Problem: 'refused' where nothing waits for it any more, 'forbidden', 'link' where the connection does not come
-        back, 'unknown' where it may have arrived.
-        """
+        back, 'unknown' where it may have arrived."""
         while True:
             try:
                 return self._exchange(request)
@@ -6452,8 +6419,7 @@ class Visits:
     """What browsers ask at the redirect's port: judged, and answered at once or when the story has an answer.
 
     What is to be brought to the program comes into `box` as ('redirect', Request) or ('page', Request), each once;
-    answer() hands on what it replied.
-    """
+    answer() hands on what it replied."""
     PATIENCE = 8.0          # s until a browser gets a page that asks again by itself
     AGAIN = 2               # s after which that page does
     LINGER = 4.0            # s that the port stays open for who is to come back
@@ -6541,8 +6507,7 @@ class Visits:
     def respond(self, request, reply):
         """Judge a request, and have reply(bytes) called with its answer, now or later, from any thread; the Verdict.
 
-        Without `reply`, a person brought the request, and no browser follows its answer.
-        """
+        Without `reply`, a person brought the request, and no browser follows its answer."""
         with self._lock:
             verdict = judge(request, self.pending)
             self._expected.pop(request.target, None)
@@ -6569,8 +6534,7 @@ class Visits:
     def answer(self, request, data, keep=False, follow=None, **changes):
         """Give browsers what came for a request, for later ones as well if `keep`; whether there is a browser.
 
-        `follow` is the target that it sends them to; `changes` are what is new of the Pending.
-        """
+        `follow` is the target that it sends them to; `changes` are what is new of the Pending."""
         with self._lock:
             self.pending = self.pending._replace(**changes)
             if keep:
@@ -6658,8 +6622,7 @@ class Session(NamedTuple):
     """What is kept of a login under way, to go on with it after this process ended. No secret is in it.
 
     `server` is user@host:port, `arguments` the words of the command line that led there, `state` the SHA-256 of the
-    address's state in hex, `started` seconds since 1970; `port` is None until the address is known.
-    """
+    address's state in hex, `started` seconds since 1970; `port` is None until the address is known."""
     server: str
     arguments: list
     command: list
@@ -6834,8 +6797,7 @@ class Login:
     def run(self, redirect=None):
         """Sign in, or finish a sign-in under way with the Redirect that a person brought; the exit status.
 
-        Raises Problem and KeyboardInterrupt.
-        """
+        Raises Problem and KeyboardInterrupt."""
         self._redirect, completed = redirect, False
         if not self._options.json:
             self._device.typed_lines(self._typed)
