@@ -272,6 +272,16 @@ def test_finish_takes_the_copied_address(block, computer):
     assert computer.signed_in
 
 
+@blocks('sh', r'--finish "')
+def test_a_login_that_was_begun_by_hand_gets_its_failed_page(block, computer, server):
+    port = str(free_port())
+    with subprocess.Popen([server.bin / 'codex', 'login'], env={**server.base_environment(), 'STAND_IN_PORT': port},
+                          stderr=subprocess.PIPE, text=True) as login:
+        page = next(line for line in login.stderr if line.startswith('https:')).strip()
+        computer.run(re.sub('"http.*?"', shlex.quote(Browser(page).redirect()), block.text))
+        assert computer.signed_in and login.wait(PATIENCE) == 0
+
+
 def headers_dependencies(file):
     """What the header of a script (PEP 723) says that it needs."""
     return ast.literal_eval(re.search(r'^# dependencies = (\[.*\])$', file.read_text(), re.MULTILINE)[1])
@@ -564,7 +574,7 @@ def test_the_browser_says_so_where_nothing_answers(words):
 
 # --- Events, pictures, links --------------------------------------------------------------------------------
 
-BETWEEN_SECTIONS = {'back', 'link-failed', 'lost', 'note', 'unreached'}
+BETWEEN_SECTIONS = {'back', 'link-failed', 'lost', 'note', 'unreached', 'waiting'}
 """What the sections of the script tell each other; it gets out as an error, or as a line for people."""
 
 
