@@ -240,7 +240,7 @@ def test_uploads_that_the_server_cuts_short_leave_the_connection_whole(run, serv
     with Peer('sink' if mode == 'L' else 'source') as peer, Peer('echo') as echo:
         busy, other = free_port(), free_port()
         script = run('-N', f'-{mode}', f'{busy}:127.0.0.1:{peer.port}', '-L', f'{other}:127.0.0.1:{echo.port}')
-        for port in (other, busy) if mode == 'R' else (busy, other):
+        for port in (busy, other):
             script.wait_for('listening', port=port)
         busy_clients(busy, 'send' if mode == 'L' else 'receive')
         server.bad_day = 'closings at new keys once'

@@ -231,7 +231,7 @@ def test_a_field_that_is_wrong_is_named(given, words):
 
 def test_what_was_typed_is_kept_when_one_field_is_wrong(pythonista, server):
     pythonista.trust(server.known_hosts())
-    wrong = new_server(server, port='ssh', name='my box')
+    wrong = new_server(server, port='first', name='my box')
     pythonista.phone.will_answer(
         ('dialogs.list_dialog', 'New server…'), ('dialogs.form_dialog', wrong),
         ('dialogs.form_dialog', {'port': str(server.port)}), ('dialogs.form_dialog', {'name': 'my_box.lan'}),
@@ -280,7 +280,7 @@ def test_a_key_outside_of_the_apps_folder_is_left_as_it_is(phone, server, tmp_pa
     for path in (key, phone.ssh / 'link'):
         if not phone.is_terminal:
             phone.phone.will_answer(('console.alert', YES))     # the words could have come from a link
-        script = phone.start('-i', path, 'home')
+        script = phone.start('-i', path, '-o', 'BatchMode=yes', 'home')
         assert script.wait() == 255 and stat.S_IMODE(key.stat().st_mode) == 0o644
         assert 'can be read by others' in script.screen + script.stderr
 
