@@ -8,6 +8,7 @@ import time
 import pytest
 from harness import Browser, Home, Script
 from relay import Relay
+from waiting import until
 
 PLACES = 6
 """How many cuts are spread over each direction; their distance is no multiple of a packet's length."""
@@ -144,3 +145,15 @@ def test_a_link_that_has_become_slow_survives_that_the_app_was_frozen(relay, sta
     assert Browser(url, timeout=60).sign_in().status == 200
     assert script.wait() == 0
     assert 'reconnected' not in [event['event'] for event in script.events]       # nothing was wrong with it
+
+
+def test_an_app_that_was_frozen_while_it_connected_the_first_time_goes_on(server, relay, start):
+    """The handshake's limit counts waking seconds: what the app slept is no part of it."""
+    relay.far(0.6)
+    script = start('-o', 'ConnectTimeout=5')
+    script.wait_for('connecting')
+    until(lambda: relay.carried() and relay.carried()[0][1], 'the server has said its first word')
+    script.stop()
+    script.resume(after=7)
+    assert Browser(script.wait_for('sign-in')['url']).sign_in().status == 200 and script.wait() == 0
+    assert server.connections == 1 and 'Traceback' not in script.stderr
