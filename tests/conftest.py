@@ -8,7 +8,7 @@ import lab
 import pytest
 import servers
 import standins
-from embedded import EmbeddedServer
+from embedded import EmbeddedServer, alone_with
 from harness import Browser, Home, Script
 
 
@@ -89,6 +89,13 @@ def server(request):
         yield server
         if request.node.stash.get(PASSED, False):
             assert server.leftovers() == []
+
+
+@pytest.fixture
+def codexs_port():
+    """The port that codex itself listens on, where a test needs this very one, or nobody at it."""
+    with alone_with(1455) as port:
+        yield port
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ import weakref
 
 import forkserver
 import paramiko
-from waiting import PATIENCE, eventually
+from waiting import PATIENCE, eventually, until
 import strict
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -122,6 +122,17 @@ def free_port(wanted=0):
             if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 return port
     raise OSError('no port is free on both loopback addresses')
+
+
+@contextlib.contextmanager
+def alone_with(port):
+    """A port that the tests share, for this test alone among all test processes."""
+    until(lambda: _reserve(port), f'port {port} is nobody else\'s', patience=300)
+    sign = _reserved.pop()
+    try:
+        yield port
+    finally:
+        sign.close()
 
 
 def marked_processes(mark):

@@ -42,8 +42,10 @@ def start(server, relay, home):
 
 
 def places(relay, number):
-    """Cuts spread over the connection of that number, as words for Relay.cut; no two connections are equally long."""
-    return [{side: (whole - 200) * step // PLACES} for side, whole in zip(('up', 'down'), relay.carried()[number])
+    """Cuts spread over the connection of that number, as words for Relay.cut; no two connections are equally long.
+
+    The last fifth is left out: a shorter one might be over by then, and nothing be cut."""
+    return [{side: whole * 4 // 5 * step // PLACES} for side, whole in zip(('up', 'down'), relay.carried()[number])
             for step in range(PLACES + 1)]
 
 

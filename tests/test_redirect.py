@@ -212,7 +212,7 @@ def test_a_login_whose_other_loopback_is_taken_is_served_on_its_own(run, server)
 # --- Begun by hand ------------------------------------------------------------------------------------------
 
 @pytest.fixture
-def by_hand(server):
+def by_hand(server, codexs_port):
     """A `codex login` that somebody began in another SSH app; the person at its page."""
     server.environment['STAND_IN_PORT'] = '1455'
     program = subprocess.Popen([server.bin / 'codex', 'login'], env={**server.base_environment(), 'STAND_IN_PORT': '1455'},

@@ -1583,7 +1583,7 @@ def test_the_errors_of_a_login_have_no_secret_in_them(run, server, home):
 
 
 @pytest.mark.parametrize('query', ['code=secret-code&state=secret-state', 'error=x&state=secret-state', 'code=secret-code'])
-def test_a_redirect_that_nobody_waits_for_is_refused_without_repeating_it(run, home, query):
+def test_a_redirect_that_nobody_waits_for_is_refused_without_repeating_it(run, home, codexs_port, query):
     script = run('-v', '--finish', f'http://localhost:1455/auth/callback?{query}', to='', command=())
     error = failure(script, kind='refused')
     assert 'Nothing waits at port 1455' in error['message'] and 'secret' not in said(script)

@@ -298,7 +298,7 @@ def test_forwards_accompany_a_login(run, server, echo):
         say(port)
 
 
-def test_the_old_cure_on_the_command_line_does_not_get_in_the_way(run, server):
+def test_the_old_cure_on_the_command_line_does_not_get_in_the_way(run, server, codexs_port):
     server.environment['STAND_IN_PORT'] = '1455'
     script = run('-L', '1455:localhost:1455')
     assert 'Signed in to Codex' in Browser(script.wait_for('sign-in')['url']).sign_in().text
