@@ -4716,7 +4716,8 @@ class Link:
                 wish = self._wishes.pop(0)
             if not wish.over:
                 wish.asked = elapsed()
-                wish.doubt = self.board.after(min(connection.patience, wish.limit / 2), lambda: self.suspect(connection))
+                wish.doubt = self.board.after(min(connection.patience, wish.limit / 2), lambda wish=wish, connection=connection: (
+                    connection.last_heard > wish.asked or self.suspect(connection)))
                 wish.channel = connection.open(wish.kind, wish.fields, lambda channel, wish=wish: self._answered(wish, channel))
         if self._wishes:
             self.ring()
