@@ -734,7 +734,7 @@ def test_the_in_app_browser_is_shown_and_taken_away_at_the_end(pythonista, serve
                    if 'https://' in str(argument) and not isinstance(argument, list))      # which is what was copied
     assert Browser(re.search(r'https://[^>]*', address)[0]).sign_in().status == 200
     assert script.wait() == 0
-    assert 'dismissViewController' in selectors()[-1]
+    assert any('dismissViewController' in name for name in selectors()[-3:])      # the task is given back beside it
     assert pythonista.phone.called('openURL') == []
     # The app never leaves the screen, so nothing has to call the person back.
     assert pythonista.phone.called('notification.schedule') == []
@@ -746,7 +746,7 @@ def test_the_stop_button_takes_the_in_app_browser_away(pythonista, server):
     wait_until(lambda: any('presentViewController' in name for name in objc_selectors(pythonista)))
     script.interrupt()
     assert script.wait() == 130
-    assert 'dismissViewController' in objc_selectors(pythonista)[-1]
+    assert any('dismissViewController' in name for name in objc_selectors(pythonista)[-3:])   # the task is given back beside it
 
 
 def objc_selectors(handset):
