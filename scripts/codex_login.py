@@ -4648,36 +4648,29 @@ class Link:
 
         Raises Problem: 'refused' where nothing listens there, 'forbidden' where the server forwards nothing, 'slow', 'link'.
         """
-        return self._wait_for('direct-tcpip', (host, port, '127.0.0.1', 0), limit, lambda channel: None)
+        return self._wait_for(limit, lambda then: self.wish('direct-tcpip', (host, port, '127.0.0.1', 0), limit, then))
 
     def run(self, command, data):
         """A session Channel on which `command` runs and has got `data` on its standard input; waits for it.
 
         Raises Problem: 'remote' where the server gives no session, 'link' where there is no connection."""
-        return self._wait_for('session', (), self.RUN_LIMIT, lambda channel: self._execute(channel, command, data))
+        return self._wait_for(self.RUN_LIMIT, lambda then: self.run_soon(command, data, then))
 
     def run_soon(self, command, data, then):
-        """The same, unless nobody waits: then(outcome) gets the Channel or the Problem, on a thread that must not be held up."""
+        """The Wish for the same: then(outcome) gets the Channel or the Problem, on a thread that must not be held up."""
         def began(outcome):
-            if isinstance(outcome, Channel):
-                self._execute(outcome, command, data)
+            channel = outcome if isinstance(outcome, Channel) else None
+            if channel:
+                channel.settimeout(self.RUN_LIMIT)
+                channel.request('exec', command)
+                with contextlib.suppress(OSError):      # closed at once: what it says is yet to be read
+                    channel.sendall(data)
             then(outcome)
-        self.wish('session', (), self.RUN_LIMIT, began)
+        return self.wish('session', (), self.RUN_LIMIT, began)
 
-    def _execute(self, channel, command, data):
-        channel.settimeout(self.RUN_LIMIT)
-        channel.request('exec', command)
-        with contextlib.suppress(OSError):      # closed at once: what it says is yet to be read
-            channel.sendall(data)
-
-    def _wait_for(self, kind, fields, limit, begin):
+    def _wait_for(self, limit, begin):
         box = Box()
-
-        def then(outcome):
-            if isinstance(outcome, Channel):
-                begin(outcome)
-            box.put(outcome)
-        wish = self.wish(kind, fields, limit, then)
+        wish = begin(box.put)
         try:
             outcome = box.take(limit + 5, self._lost(limit))
         except BaseException:
