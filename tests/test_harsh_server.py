@@ -10,6 +10,7 @@ import socket
 import threading
 
 import pytest
+from accepting import Accepting
 from embedded import free_port
 from harness import PATIENCE, SCRIPT, Browser
 from test_login import eventually, failure, forget_keys, names
@@ -189,27 +190,13 @@ def test_a_server_that_falls_silent_at_a_command_is_noticed(run, server):
 CLIENTS = 30
 
 
-class Peer:
+class Peer(Accepting):
     """What listens somewhere: it takes all that comes, sends without an end, or says back what it hears."""
 
     def __init__(self, kind):
         self._kind = kind
         self._listener = socket.create_server(('127.0.0.1', 0), backlog=200)
         self.port = self._listener.getsockname()[1]
-
-    def __enter__(self):
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                sock, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock):
         with contextlib.suppress(OSError), sock:

@@ -18,6 +18,7 @@ import threading
 import embedded
 import pytest
 import sshd
+from accepting import Accepting
 from embedded import EmbeddedServer, free_port
 from harness import PATIENCE, SCRIPT, Home, Script
 from oracle import Oracle
@@ -141,7 +142,7 @@ def test_a_known_hosts_that_cannot_be_written_is_a_warning(oracle, at_home, at_s
 
 # --- Agents -------------------------------------------------------------------------------------------------
 
-class FalseAgent:
+class FalseAgent(Accepting):
     """An ssh-agent that lists some keys, and signs with none."""
 
     def __init__(self, folder, *blobs, silent=False):
@@ -149,19 +150,6 @@ class FalseAgent:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.path)
         self._listener.listen()
-
-    def __enter__(self):
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=self._serve, args=(self._listener.accept()[0],), daemon=True).start()
 
     def _serve(self, sock):
         with sock, sock.makefile('rb') as stream:
@@ -595,26 +583,13 @@ def test_lines_before_the_version_are_read_as_ssh_reads_them(tmp_path, lines, in
         assert Oracle(server, home).run(to=to, command='echo in').same('stdout', 'status').stdout == b'in\n' * in_time
 
 
-class Foreword:
+class Foreword(Accepting):
     """Passes connections on to a server, and has it say some lines first."""
 
     def __init__(self, server, lines):
         self._to, self._lines = (server.address, server.port), lines
         self._listener = socket.create_server(('127.0.0.1', 0))
         self.port = self._listener.getsockname()[1]
-
-    def __enter__(self):
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=self._serve, args=(self._listener.accept()[0],), daemon=True).start()
 
     def _serve(self, sock):
         with contextlib.suppress(OSError), socket.create_connection(self._to) as server, sock:
