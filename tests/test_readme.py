@@ -1,6 +1,6 @@
-"""The README keeps its word: its commands are run from its own text, its pictures and links are there.
+"""The three READMEs keep their word: their commands are run from their own text, their pictures and links are there.
 
-Where a command runs is said by the words after ``` in the README:
+Where a command runs is said by the words after ``` in the text:
 
     sh              a computer, in the project's folder
     sh a-shell      the stand-in for a-Shell, in the app's folder
@@ -8,6 +8,8 @@ Where a command runs is said by the words after ``` in the README:
     sh tunnel       a computer, beside the tunnel of the block before
     sh real         a computer that has every real part
     python pythonista, text url, sshconfig      what they say, on the phone
+
+What an empty line sets apart is run apart. In a table whose head is `COMMAND …`, each first cell goes on with that command.
 
 The stage is set so that the commands work as they are written: `you` is an account at the embedded server,
 and `server`, `bastion` and `work` are names of it in the ssh configuration. Only this is replaced:
@@ -48,10 +50,12 @@ from test_pair_phone import ED25519, pair_phone, parse
 from tools import record_check, record_demo
 from waiting import until
 
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
+READMES = {path: (ROOT / path).read_text(encoding='utf-8') for path in ('README.md', 'scripts/README.md', 'tests/README.md')}
+README, DEPTH, WORK = READMES.values()
+MOST_LINES = 280        # of the first one: it is read in one sitting
 RAW_FILE = 'https://raw.githubusercontent.com/YOU/REPOSITORY/main/scripts/codex_login.py'
 ALSO_NAMED = ('server', 'bastion', 'work')
-INSTALL = 'pip install -r requirements.txt\n'
+INSTALL = 'python3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n'
 DEMO_LIMIT = 120
 
 
@@ -62,14 +66,20 @@ class Block(typing.NamedTuple):
     text: str
 
 
-def code_blocks(text=README):
-    """Every different code block of the README, or of a part of it."""
-    found = re.findall(r'^( *)```(\S[^\n]*)\n(.*?)^\1```$', text, re.MULTILINE | re.DOTALL)
-    return list(dict.fromkeys(
-        Block(kind, re.sub(f'^{indent}', '', text, flags=re.MULTILINE)) for indent, kind, text in found))
+def code_blocks(text):
+    """Every different command of a text: its code blocks, and the tables of what goes on from one command."""
+    found = []
+    for indent, kind, block in re.findall(r'^( *)```(\S[^\n]*)\n(.*?)^\1```$', text, re.MULTILINE | re.DOTALL):
+        block = re.sub(f'^{indent}', '', block, flags=re.MULTILINE)
+        found += [Block(kind, part.rstrip('\n') + '\n') for part in ([block] if kind in WHOLE else block.split('\n\n'))]
+    for command, rows in re.findall(r'^\| `([^`]+)` … \|.*\n\|-.*\n((?:\|.*\n)+)', text, re.MULTILINE):
+        found += [Block('sh', f'{command} {rest}\n') for rest in re.findall(r'^\| `([^`]+)` \|', rows, re.MULTILINE)]
+    found += [Block('sh a-shell', words + '\n') for words in re.findall(r'`(scp [^`]+)`', text)]
+    return list(dict.fromkeys(found))
 
 
-BLOCKS, CLAIMED = code_blocks(), set()
+WHOLE = ('text check', 'python')
+BLOCKS, CLAIMED = code_blocks('\n'.join(READMES.values())), set()
 
 
 def blocks(kind, pattern=''):
@@ -176,7 +186,8 @@ def page_port():
 
 def test_the_first_screen_has_one_sentence_one_picture_and_the_two_commands():
     words = README.partition('## ')[0]
-    assert words.index('<img') < words.index('python3 tests/demo.py') < words.index('python3 tests/run.py')
+    assert words.index('<img') < words.index('python3 tests/demo.py') < words.index('python3 tests/run.py') < words.index('on a phone yet')
+    assert len(README.splitlines()) <= MOST_LINES
 
 
 @blocks('sh', r'^python3 tests/demo\.py$')
@@ -227,14 +238,13 @@ def test_the_recording_can_be_made_anew(block, computer, tmp_path):
     anew, there = (re.findall('class="step">([^<]+)', file.read_text())
                    for file in (tmp_path / 'demo.svg', record_demo.PICTURE))
     assert sorted(anew) == sorted(there) and 'signed in' in there
-    assert f'played {record_demo.SLOWER} times slower' in README
 
 
 # --- Logins from a computer ---------------------------------------------------------------------------------
 
-@blocks('sh', rf'^({INSTALL})?(python3|uv run) scripts/codex_login\.py (?!.*(-N|--finish|--help|--check))')
+@blocks('sh', rf'^({re.escape(INSTALL)})?(\.venv/bin/python|python3|uv run) scripts/codex_login\.py (?!.*(-N|--finish|--help|--check))')
 def test_a_command_works_from_a_computer(block, computer):
-    said = computer.run(block.text.removeprefix(INSTALL))
+    said = computer.run(block.text.removeprefix(INSTALL).replace('.venv/bin/python', 'python3'))
     if not re.search('uname|wrangler|az login|--new-key', block.text):
         assert computer.signed_in
     assert said.strip()
@@ -243,7 +253,7 @@ def test_a_command_works_from_a_computer(block, computer):
 @blocks('sh', '--help')
 def test_every_option_that_the_readme_names_is_in_the_help(block, computer):
     known = computer.run(block.text) + computer.run('python3 scripts/pair_phone.py --help')
-    named = set(re.findall(r'`(--[a-z-]+)', README))
+    named = set(re.findall(r'`(--[a-z-]+)', README + DEPTH))
     assert named and [option for option in named if option not in known] == []
 
 
@@ -255,7 +265,7 @@ def test_a_computer_is_tried_out(block, computer):
 
 @blocks('text check')
 def test_what_a_phone_says_of_itself_is_still_what_the_readme_shows(block, tmp_path):
-    app = next(app for app in record_check.SHOWN if f'{app}:\n\n```text check\n{block.text}' in README)
+    app = next(app for app in record_check.SHOWN if f'{app}:\n\n```text check\n{block.text}' in DEPTH)
     said = record_check.what_it_says(app)[app]
     assert record_check.lasting(said) == record_check.lasting(block.text)
 
@@ -492,7 +502,11 @@ def test_the_line_for_pythonistas_console_brings_the_file(block, pythonista, ser
     pythonista.know(server).sign_in('home')
 
 
-def test_every_command_of_the_readme_has_a_test():
+blocks('python')           # what a story looks like
+blocks('sh', 'record_check')    # test_what_a_phone_says_of_itself_is_still_what_the_readme_shows calls what it calls
+
+
+def test_every_command_of_the_readmes_has_a_test():
     assert [block for block in BLOCKS if block not in CLAIMED] == []
 
 
@@ -505,7 +519,7 @@ def test_the_start_in_portuguese_has_the_same_commands():
 
 def first_column(heading, number=0):
     """The texts in the first column of a table below a heading; its second table with number 1."""
-    section = re.search(rf'^###? {re.escape(heading)}\n(.*?)(?=^##)', README, re.MULTILINE | re.DOTALL)[1]
+    section = re.search(rf'^###? {re.escape(heading)}\n(.*?)(?=^##)', DEPTH, re.MULTILINE | re.DOTALL)[1]
     tables = re.findall(r'(?:^\|.*\n)+', section, re.MULTILINE)
     return re.findall(r'^\| `(.+?)` \|', tables[number], re.MULTILINE)
 
@@ -600,26 +614,38 @@ def test_a_picture_can_be_read_on_a_phone(picture):
         assert 'prefers-reduced-motion: reduce' in text
 
 
+def of_each_readme(test):
+    """Parametrizes a test with the three of them: the folder that one is in, and its text."""
+    return pytest.mark.parametrize('folder, text', [((ROOT / path).parent, text) for path, text in READMES.items()],
+                                   ids=list(READMES))(test)
+
+
 def test_every_picture_is_shown_and_described():
-    shown = dict(re.findall(r'<img src="([^"]+)" alt="([^"]+)"', README))
-    assert len(re.findall('<img|!\\[', README)) == len(shown)
-    assert {ROOT / path for path in shown} == set(PICTURES)
+    shown = {(ROOT / path).parent.joinpath(picture).resolve()
+             for path, text in READMES.items() for picture, described in re.findall(r'<img src="([^"]+)" alt="([^"]+)"', text)}
+    assert sum(len(re.findall('<img|!\\[', text)) for text in READMES.values()) == len(shown)
+    assert shown == set(PICTURES)
 
 
-def anchors():
+def anchors(text):
     """The anchors that GitHub gives the headings."""
-    headings = re.findall(r'^#+ (.*)$', re.sub(r'```.*?```', '', README, flags=re.DOTALL), re.MULTILINE)
+    headings = re.findall(r'^#+ (.*)$', re.sub(r'```.*?```', '', text, flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
 
 
-def test_every_link_leads_somewhere():
-    for target in re.findall(r'\]\(([^)\s]+)\)', README):
-        if target.startswith('#'):
-            assert target[1:] in anchors(), target
-        elif not target.startswith('https://'):
-            assert (ROOT / target).exists(), target
+@of_each_readme
+def test_every_link_leads_somewhere(folder, text):
+    for target in re.findall(r'\]\(([^)\s]+)\)', text):
+        if target.startswith('https://'):
+            continue
+        file, _, anchor = target.partition('#')
+        there = (folder / file) if file else None
+        assert there is None or there.exists(), target
+        if anchor:
+            assert anchor in anchors(there.read_text(encoding='utf-8') if there else text), target
 
 
-def test_every_file_that_the_readme_names_is_there():
-    named = re.findall(r'(?<![\w/.-])((?:scripts|tests|share_extension|\.ci)/[\w./]+\w)', README)
+@of_each_readme
+def test_every_file_that_a_readme_names_is_there(folder, text):
+    named = re.findall(r'(?<![\w/.-])((?:scripts|tests|share_extension|\.ci)/[\w./]+\w)', text)
     assert named and [path for path in named if not (ROOT / path).exists()] == []

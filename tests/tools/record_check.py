@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes into the README what --check says in each of the stand-ins: python3 tests/tools/record_check.py
+"""Writes into scripts/README.md what --check says in each of the stand-ins: python3 tests/tools/record_check.py
 
 Each app has a person who says yes, looks at the page for a while, and comes back when iOS has put the app to sleep.
 """
@@ -14,7 +14,7 @@ sys.path.insert(0, str(TESTS))
 
 import environment  # noqa: E402
 
-README = TESTS.parent / 'README.md'
+README = TESTS.parent / 'scripts' / 'README.md'
 SHOWN = {'Pythonista 3.4': 'Pythonista', 'Pythonista 3.5 beta': 'Pythonista beta', 'a-Shell': 'a-Shell'}
 BEGIN, END = '<!-- check:begin -->\n', '<!-- check:end -->\n'
 
