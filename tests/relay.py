@@ -125,6 +125,11 @@ class Relay:
         """Round trips that the client's side has waited for, up to now."""
         return self._ask('trips')
 
+    def crossings(self):
+        """Bytes that each crossing since then has brought, up and down, as a text: where something was waited for."""
+        return ' '.join(f'{number / 2:g}:' + (f'↑{up}' if up else '') + (f'↓{down}' if down else '')
+                        for number, (up, down) in enumerate(self._ask('crossings'), 1) if up or down)
+
     def settle(self):
         """Wait until everybody sleeps and nothing is under way, then count anew from 0."""
         self._ask('settle')
@@ -186,6 +191,7 @@ class _Network:
         self.door_state = 'open'
         self.fillers = []
         self.depth = {UP: 0, DOWN: 0}           # of the server's side and of the client's
+        self.crossings = []                     # bytes that each has brought, up and down
         self.settling = False
         self.asked = bytearray()
         self.crowd = self.listener = None
@@ -245,6 +251,9 @@ class _Network:
 
     def do_trips(self):
         return self.depth[DOWN] / 2
+
+    def do_crossings(self):
+        return self.crossings
 
     # The door
 
@@ -368,6 +377,8 @@ class _Network:
                 way.size += len(piece) - limit
                 piece = piece[:limit]
             way.delivered += len(piece)
+            if self.crossings:
+                self.crossings[-1][way.name == DOWN] += len(piece)
             way.out += piece
             self._flush(wire, way)
 
@@ -535,6 +546,7 @@ class _Network:
     def _step(self):
         """Everything that is held crosses."""
         over = self.settling and not self._holds()
+        self.crossings.append([0, 0])
         for wire in list(self.wires):
             if wire.is_opening():
                 wire.due -= 1
@@ -547,7 +559,7 @@ class _Network:
         self._deliver_all(float('-inf'))
         if over:
             self.settling = False
-            self.depth = {UP: 0, DOWN: 0}
+            self.depth, self.crossings = {UP: 0, DOWN: 0}, []
             self._answer({'is': None})
 
     def _holds(self):

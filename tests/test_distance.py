@@ -1,43 +1,55 @@
-"""How many round trips the script waits for, with ssh beside it, at a real sshd and at the embedded one.
+"""How many round trips the script waits for, with ssh beside it, at servers of several makers.
 
-The counts are exact, whatever the machine does meanwhile. What stands here is what is reached today:
-a number here may only get smaller.
+The counts are exact, whatever the machine does meanwhile. COUNTS has what is reached today, and what is to be reached:
+a number there may only get smaller, and a goal that is not reached is an expected failure.
+One count alone, with what crossed at which round trip:
+
+    python3 tests/run.py tests/test_distance.py -k 'login and Dropbear' -s
 """
 
 import contextlib
-import functools
 
 import embedded
 import pytest
-import sshd
+import servers
 from embedded import EmbeddedServer
 from harness import Browser, Home, Script
 from oracle import Oracle
 from oracle import missing as ssh_missing
 from relay import Relay
-from sshd import Sshd
 
-pytestmark = pytest.mark.skipif(bool(why := sshd.missing() or ssh_missing()), reason=str(why))
+pytestmark = pytest.mark.skipif(bool(why := ssh_missing()), reason=str(why))
 
 LONG = 120.0
 """Seconds: everybody has to sleep for each crossing, and on a busy machine somebody hardly ever does."""
 
-# From start to the address on the screen, and for any other command to its first line.
-TO_ADDRESS = 8
-# The same at the next login to the same server.
-TO_ADDRESS_NEXT = 8
-# The same behind a jump host.
-TO_ADDRESS_BEYOND = 12
-# From the browser's redirect to "signed in".
-TO_SIGNED_IN = 7
-# From a connection that was reset, and the redirect that came then, to its delivery.
-LOST_TO_DELIVERED = 6
-# From the start after the app was killed, and its program ended, to the address of a new one.
-KILLED_TO_ADDRESS = 11
+MAKERS = ('OpenSSH', 'dropbear', 'asyncssh')
+# What is to be reached, and what is waited for today at most, at the servers of each maker.
+COUNTS = {
+    'start to address': (7, 8, 7, 8),
+    'start to address, next login': (5, 8, 7, 8),
+    'start to address, behind a jump host': (12, 12, 12, 12),
+    'start to the first line of a command': (7, 7, 6, 7),
+    'redirect to signed in': (3, 5, 5, 5),
+    'connection lost to delivered': (5, 6, 6, 6),
+    'killed, program gone: start to address of a new one': (6, 11, 9, 10),
+    'killed: start to address of the same': (5, 16, 13, 14),
+    'killed: start of --finish to delivered': (6, 17, 14, 15),
+}
 
 
-@pytest.fixture(params=[Sshd, functools.partial(EmbeddedServer, version='SSH-2.0-OpenSSH_9.9')], ids=['sshd', 'embedded'])
+class Posing(EmbeddedServer):
+    """The embedded server, which is met as OpenSSH is."""
+    maker, missing = 'OpenSSH', staticmethod(lambda: None)
+
+    def __init__(self):
+        super().__init__(version='SSH-2.0-OpenSSH_9.9')
+
+
+@pytest.fixture(params=[Posing, *(kind for kind in servers.KINDS if kind is not servers.Conch)], ids=lambda kind: kind.__name__)
 def server(request):
+    if why := request.param.missing():
+        pytest.skip(why)
     with request.param() as server:
         server.install('codex')
         yield server
@@ -59,17 +71,39 @@ def home(tmp_path, server, relay):
     return home
 
 
+@contextlib.contextmanager
+def counting(relay, kind):
+    """A function that notes what has been waited for up to now; all is compared when the story is over."""
+    counts = {}
+
+    def count(case):
+        counts[case] = relay.trips()
+        print(f'\n{kind.__name__}: {case} {counts[case]:g}   {relay.crossings()}')
+    yield count
+    for case, trips in counts.items():
+        assert trips <= COUNTS[case][1 + MAKERS.index(kind.maker)], case
+    missed = [f'{case} {trips:g}, and is to be {COUNTS[case][0]}' for case, trips in counts.items() if trips > COUNTS[case][0]]
+    if missed:
+        pytest.xfail('; '.join(missed))
+
+
 @pytest.fixture
-def start(server, relay, home):
-    """Starts the script; its address is shown then, and the round trips up to there are returned beside it."""
+def count(server, relay):
+    with counting(relay, type(server)) as count:
+        yield count
+
+
+@pytest.fixture
+def start(server, relay, home, count):
+    """Starts the script, until its address is shown and opened; notes what was waited for until it is shown."""
     with contextlib.ExitStack() as stack:
-        def start(*words):
+        def start(case, *words):
             script = stack.enter_context(Script(home, '-p', relay.port, f'{server.user}@127.0.0.1', *words))
             script.url = script.wait_for('sign-in', LONG)['url']
-            trips = relay.trips()
+            count(case)
             script.wait_for('opened', LONG)
             relay.settle()
-            return script, trips
+            return script
         yield start
 
 
@@ -83,62 +117,66 @@ def ends_well(script, page):
     assert script.leftovers() == []
 
 
-def test_a_login_waits_for_no_more_round_trips_than_this(server, relay, home, start):
+def test_a_login_waits_for_no_more_round_trips_than_this(server, relay, home, start, count):
     done = Oracle(server, home).ask_ssh('-p', str(relay.port), f'{server.user}@127.0.0.1', 'true', patience=LONG)
     assert done.returncode == 0, done.stderr
-    ssh = relay.trips()
-    assert 8 <= ssh <= 11       # what is read about ssh: a number beyond it has something wrong with the counting
+    print(f'ssh {relay.trips():g}   {relay.crossings()}')
+    assert 7 <= relay.trips() <= 11       # what is read about ssh: a number beyond it has something wrong with the counting
     relay.settle()
-    script, to_address = start()
+    script = start('start to address')
     browser = Browser(script.url, LONG)
     page = browser.in_background(browser.sign_in)
     script.wait_for('signed-in', LONG)
-    to_signed_in = relay.trips()
+    count('redirect to signed in')
     ends_well(script, page)
     (server.home / '.codex' / 'auth.json').unlink()
     relay.settle()
-    script, to_address_next = start()
+    script = start('start to address, next login')
     script.interrupt()
     assert script.wait(LONG) == 130
-    print(f'start to address {to_address}, next {to_address_next}, redirect to signed in {to_signed_in}, ssh {ssh}')
-    assert to_address <= TO_ADDRESS
-    assert to_address_next <= TO_ADDRESS_NEXT
-    assert to_signed_in <= TO_SIGNED_IN
 
 
-def test_a_command_waits_for_no_more_round_trips_than_this(server, relay, home):
+def test_a_command_waits_for_no_more_round_trips_than_this(server, relay, home, count):
     with Script(home, '-p', relay.port, f'{server.user}@127.0.0.1', 'echo', 'in', json_events=False) as script:
         script.wait_for_text('^in$', LONG)
-        assert relay.trips() <= TO_ADDRESS
+        count('start to the first line of a command')
         assert script.wait(LONG) == 0
 
 
-def test_a_lost_connection_costs_no_more_round_trips_than_this(server, relay, start):
-    script, _ = start()
+def test_a_lost_connection_costs_no_more_round_trips_than_this(relay, start, count):
+    script = start('start to address')
     relay.cut('reset')
     browser = Browser(script.url, LONG)
     page = browser.in_background(browser.sign_in)
     script.wait_for('callback', LONG, delivered=True)
-    trips = relay.trips()
+    count('connection lost to delivered')
     ends_well(script, page)
-    print(f'lost to delivered {trips}')
-    assert trips <= LOST_TO_DELIVERED
 
 
-def test_a_killed_app_costs_no_more_round_trips_than_this(server, relay, start):
-    script, _ = start()
-    script.kill()
+def test_a_killed_app_whose_program_is_gone_costs_no_more_round_trips_than_this(server, relay, start):
+    start('start to address').kill()
     embedded.end_marked_processes(server.mark)
     relay.settle()
-    script, trips = start()
+    script = start('killed, program gone: start to address of a new one')
     browser = Browser(script.url, LONG)
     ends_well(script, browser.in_background(browser.sign_in))
-    print(f'killed to address {trips}')
-    assert trips <= KILLED_TO_ADDRESS
+
+
+def test_a_killed_app_costs_no_more_round_trips_than_this(server, relay, home, start, count):
+    start('start to address').kill()
+    relay.settle()
+    script = start('killed: start to address of the same')
+    script.kill()
+    relay.settle()
+    with Script(home, '--finish', Browser(script.url).redirect()) as finish:
+        finish.wait_for('callback', LONG, delivered=True)
+        count('killed: start of --finish to delivered')
+        assert finish.wait(LONG) == 0 and finish.leftovers() == []
 
 
 def test_a_jump_host_costs_no_more_round_trips_than_this(tmp_path):
-    with EmbeddedServer(version='SSH-2.0-OpenSSH_9.9') as jump, Sshd() as inner, Relay(jump, counted=True, watch=[jump, inner]) as relay:
+    with Posing() as jump, servers.OpenSSH() as inner, Relay(jump, counted=True, watch=[jump, inner]) as relay, \
+            counting(relay, Posing) as count:
         inner.install('codex')
         home = Home(tmp_path / 'home')
         home.known_hosts.write_text(known_at(relay, jump) + inner.known_hosts())
@@ -147,12 +185,10 @@ def test_a_jump_host_costs_no_more_round_trips_than_this(tmp_path):
         words = ['-J', f'{jump.user}@127.0.0.1:{relay.port}', '-p', str(inner.port), f'{inner.user}@127.0.0.1']
         done = Oracle(inner, home).ask_ssh(*words, 'true', patience=LONG)
         assert done.returncode == 0, done.stderr
-        ssh = relay.trips()
+        print(f'ssh {relay.trips():g}   {relay.crossings()}')
         relay.settle()
         with Script(home, *words) as script:
             script.wait_for('sign-in', LONG)
-            trips = relay.trips()
+            count('start to address, behind a jump host')
             script.interrupt()
             assert script.wait(LONG) == 130
-        print(f'start to address through a jump host {trips}, ssh {ssh}')
-        assert trips <= TO_ADDRESS_BEYOND
