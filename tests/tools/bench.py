@@ -3,6 +3,7 @@
 
     python3 tests/tools/bench.py forwards     -L beside OpenSSH's client, sshtunnel, asyncssh and naive paramiko
     python3 tests/tools/bench.py login        from start to "address shown" beside ssh
+    python3 tests/tools/bench.py latency      the same, and to "all done", with a distance to the server: 1, 60, 150, 300 ms
     python3 tests/tools/bench.py quick        a little of both beside ssh, as ratios: under two minutes
 
 A benchmark, not a test: machines differ, so read the columns of one run against each other.
@@ -18,6 +19,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -500,6 +502,65 @@ def _time_to_address(place, command, sign, ending):
     return taken
 
 
+# --- Latency ------------------------------------------------------------------------------------------------
+
+DISTANCES = (1, 60, 150, 300)       # ms
+
+
+def bench_latency(options):
+    """A login through a relay with a round trip: this script and ssh by turns, to the address and until all is done."""
+    import sshd
+    from harness import Browser, Home, Script
+    from oracle import Oracle
+    from relay import Relay
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, sshd.Sshd() as server, Relay(server) as relay:
+        server.install('codex')
+        home = Home(Path(folder) / 'home')
+        home.known_hosts.write_text(server.known_hosts().replace(f':{server.port} ', f':{relay.port} '))
+        home.make_key(server)
+        words = ['-p', str(relay.port), f'{server.user}@127.0.0.1']
+        port = server.announced_port
+        # Without a terminal nobody ends codex there: it ends by itself once somebody has signed in.
+        ssh = Oracle(server, home).ssh_command('-L', f'{port}:127.0.0.1:{port}', *words, 'codex login 2>&1')
+
+        def with_script(note):
+            with Script(home, *words, '--again', python=options.python, plain=True) as script:
+                browser = Browser(script.wait_for('sign-in')['url'])
+                note('address')
+                page = browser.in_background(browser.sign_in)
+                script.wait_for('signed-in')
+                note('said')
+                page(), script.wait()
+
+        def with_ssh(note):
+            with subprocess.Popen(ssh, env=home.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  stderr=subprocess.DEVNULL, text=True) as process:
+                url = next(line.strip() for line in process.stdout if line.startswith('https://'))
+                note('address')
+                Browser(url).sign_in()
+                process.wait(PATIENCE)
+
+        for distance in options.distance or DISTANCES:
+            relay.far(distance / 1000)
+            found = {}
+            for _ in range(options.rounds + 1):
+                for login in (with_script, with_ssh):
+                    began, times = time.perf_counter(), found.setdefault(login, {})
+
+                    def note(what, began=began, times=times):
+                        times.setdefault(what, []).append(time.perf_counter() - began)
+                    login(note)
+                    note('done')
+            # The first round warms caches.
+            ours, theirs = ({what: taken[1:] for what, taken in found[login].items()} for login in (with_script, with_ssh))
+            for title, what, other in (('address', 'address', 'address'), ('"signed in" said', 'said', 'done'), ('all done', 'done', 'done')):
+                ratio = statistics.median(one / two for one, two in zip(ours[what], theirs[other]))
+                rows.append((f'{distance} ms: start to {title}', [f'{statistics.median(ours[what]):.2f}',
+                                                                  f'{statistics.median(theirs[other]):.2f}', f'{ratio:.2f}']))
+    table(['ours, s', 'ssh, s', 'ratio, median of pairs'], rows, f'{options.rounds} rounds')
+
+
 def main():
     """Run the half that is asked for."""
     parser = argparse.ArgumentParser(description='Benchmarks, side by side with others on this machine.')
@@ -513,6 +574,11 @@ def main():
     login = halves.add_parser('login', help='from the start to "address shown", beside ssh')
     login.add_argument('--rounds', type=int, default=11, help='the table shows their medians (default 11)')
     login.set_defaults(run=bench_login)
+    latency = halves.add_parser('latency', help='the same and to its end, far from the server')
+    latency.add_argument('--rounds', type=int, default=7, help='the table shows their medians (default 7)')
+    latency.add_argument('--distance', type=int, action='append', metavar='MS', help='a round trip, in place of 1, 60, 150, 300')
+    latency.add_argument('--python', default=sys.executable, help="another Python for the script: a stand-in's, say")
+    latency.set_defaults(run=bench_latency)
     halves.add_parser('quick', help='a little of both beside ssh, as ratios').set_defaults(run=bench_quick)
     options = parser.parse_args()
     options.run(options)
