@@ -128,7 +128,7 @@ class Relay:
     def crossings(self):
         """Bytes that each crossing since then has brought, up and down, as a text: where something was waited for."""
         return ' '.join(f'{number / 2:g}:' + (f'↑{up}' if up else '') + (f'↓{down}' if down else '')
-                        for number, (up, down) in enumerate(self._ask('crossings'), 1) if up or down)
+                        for number, (up, down) in enumerate(self._ask('crossings'), 1))
 
     def settle(self):
         """Wait until everybody sleeps and nothing is under way, then count anew from 0."""
@@ -560,6 +560,8 @@ class _Network:
         if over:
             self.settling = False
             self.depth, self.crossings = {UP: 0, DOWN: 0}, []
+            for wire in self.wires:
+                wire.depth = 0
             self._answer({'is': None})
 
     def _holds(self):

@@ -30,7 +30,7 @@ COUNTS = {
     'start to address, next login': (5, 8, 7, 8),
     'start to address, behind a jump host': (12, 12, 12, 12),
     'start to the first line of a command': (7, 7, 6, 7),
-    'redirect to signed in': (3, 5, 5, 5),
+    'redirect to signed in': (3, 4, 4, 4),
     'connection lost to delivered': (5, 6, 6, 6),
     'killed, program gone: start to address of a new one': (6, 11, 9, 10),
     'killed: start to address of the same': (5, 16, 13, 14),

@@ -385,6 +385,16 @@ def test_a_second_count_begins_at_nothing_once_all_is_settled(pong):
         assert ping(relay, 2) == 3
 
 
+def test_what_it_took_to_connect_is_no_part_of_a_second_count(pong):
+    with Relay(pong, counted=True) as relay, near(relay) as client:
+        for _ in range(2):
+            client.sendall(b'x\n')
+            assert whole(client, 2) == b'x\n'
+            relay.settle()
+        client.sendall(b'x\n')
+        assert whole(client, 2) == b'x\n' and relay.trips() == 1
+
+
 @pytest.mark.quick
 def test_what_is_asked_at_once_is_waited_for_once(pong):
     with Relay(pong, counted=True) as relay:
