@@ -1061,21 +1061,58 @@ class Record(NamedTuple):
 
 
 class Transcript:
-    """Cuts a remote program's output into whole lines and the launcher's records, from pieces of any size.
+    """Tells the launcher's records from the program's bytes among which they stand, in pieces of any size.
 
-    A record is `\\n@MARK NAME TEXT\\n`: its own line feed comes first, since the program may be in the middle of a line.
-    So an empty line is held back until the next one shows whose line feed it was.
-    """
-    LONGEST = 65536
+    A record is `@MARK NAME TEXT\\n`, wherever it stands; nobody else knows the mark. All other bytes are the program's."""
+    LONGEST = 65536     # bytes of a record
 
     def __init__(self, mark):
         self._prefix = f'@{mark} '.encode()
         self._buffer = bytearray()
         self._searched = 0
-        self._blank = False
 
     def feed(self, data):
-        """The lines (str) and Records that `data` completes. A line past LONGEST bytes comes in pieces."""
+        """Each piece of bytes, and each Record, that `data` completes; whoever stops in between finds what is left in rest()."""
+        self._buffer += data
+        while piece := self._next():
+            yield piece
+
+    def rest(self):
+        """What has not been told yet; it is not told any more."""
+        rest, self._buffer = bytes(self._buffer), bytearray()
+        return rest
+
+    def _next(self):
+        buffer, prefix = self._buffer, self._prefix
+        start = buffer.find(prefix)
+        if start == 0:
+            end = buffer.find(b'\n', self._searched)
+            if end < 0 and len(buffer) <= self.LONGEST:
+                self._searched = len(buffer)
+                return None
+            end = end if 0 <= end <= self.LONGEST else self.LONGEST
+            name, _, text = bytes(buffer[len(prefix):end]).decode('utf-8', 'replace').partition(' ')
+            del buffer[:end + 1]
+            self._searched = 0
+            return Record(name, text)
+        if start < 0:
+            start = buffer.rfind(b'@', max(0, len(buffer) - len(prefix)))      # a record may begin here
+            start = start if start >= 0 and prefix.startswith(buffer[start:]) else len(buffer)
+        piece = bytes(buffer[:start])
+        del buffer[:start]
+        return piece
+
+
+class Lines:
+    """Cuts a program's output into whole lines, from pieces of any size; `rest` is the line that has no end yet."""
+    LONGEST = 65536     # bytes; a longer line comes in pieces
+
+    def __init__(self):
+        self._buffer = bytearray()
+        self._searched = 0
+
+    def feed(self, data):
+        """The lines that `data` completes."""
         self._buffer += data
         found = []
         while True:
@@ -1084,21 +1121,16 @@ class Transcript:
                 self._searched = len(self._buffer)
                 return found
             end = end if 0 <= end <= self.LONGEST else self.LONGEST
-            line = bytes(self._buffer[:end])
+            found.append(self._text(end))
             del self._buffer[:end + (self._buffer[end:end + 1] == b'\n')]
             self._searched = 0
-            self._read(line, found)
 
-    def _read(self, line, found):
-        own, text = line.startswith(self._prefix), line.decode('utf-8', 'replace')
-        if self._blank and not own:
-            found.append('')
-        self._blank = not line
-        if own:
-            name, _, text = text[len(self._prefix):].partition(' ')
-            found.append(Record(name, text))
-        elif line:
-            found.append(text.rstrip('\r'))
+    @property
+    def rest(self):
+        return self._text(len(self._buffer))
+
+    def _text(self, end):
+        return self._buffer[:end].decode('utf-8', 'replace').rstrip('\r')
 
 
 class SignIn(NamedTuple):
@@ -1819,6 +1851,7 @@ class Keyboard:
 
     def __init__(self):
         self._open, self._take, self._bell, self._ended, self.answer = threading.Lock(), None, None, Box(), None
+        self._whole = False     # whether lines are made of what comes
 
     @contextlib.contextmanager
     def question(self):
@@ -1830,10 +1863,12 @@ class Keyboard:
             finally:
                 self._go_on()
 
-    def hand_lines_to(self, take):
-        """From now on call `take`, from another thread, with each line that answers no question; None: with no line."""
+    def hand_lines_to(self, take, whole=True):
+        """From now on call `take`, from another thread, with each line that answers no question; None: with no line.
+
+        Not `whole`: with the bytes as they come, and b'' at their end."""
         self._stand_back()
-        self._take = take
+        self._take, self._whole = take, whole
         self._go_on()
 
     def _go_on(self):
@@ -1852,11 +1887,16 @@ class Keyboard:
         import select
         pending, typed = b'', sys.stdin.fileno()
         try:
-            while bell not in select.select([typed, bell], [], [])[0] and (data := os.read(typed, 4096)):
+            while bell not in select.select([typed, bell], [], [])[0] and (data := os.read(typed, 65536)):
+                if not self._whole:
+                    take(data)
+                    continue
                 *lines, pending = (pending + data).replace(b'\r', b'\n').split(b'\n')
                 for line in lines:
                     answer, self.answer = self.answer or take, None
                     answer(line.decode('utf-8', 'replace').strip())
+            if not self._whole and self._bell is not None:
+                take(b'')
         finally:
             os.close(bell)
             self._ended.put(None)
@@ -2037,6 +2077,11 @@ class Device:
         """Hand every line that a person types, and that answers no question, to `take`, from a thread of its own."""
         if not self.alone:
             self._keyboard.hand_lines_to(take)
+
+    def piped_bytes(self, take):
+        """Hand what comes on standard input, where that is no person, to `take`, from a thread of its own; b'' at its end."""
+        if self.alone and hasattr(sys.stdin, 'fileno'):
+            self._keyboard.hand_lines_to(take, whole=False)
 
     # -- about itself
 
@@ -2469,10 +2514,14 @@ def device_class():
 # == 5. Reports ========================================================================================================
 # What is said, and to whom: a person, or a program that reads JSON lines.
 
-def put_line(text, stream):
+def put_line(text, stream, end='\n'):
     """Write a line to `stream`. A reader that has gone away ends the script, as it would end any program in a pipe."""
+    _put(stream, lambda: print(harmless_lines(text), end=end, file=stream, flush=True))
+
+
+def _put(stream, write):
     try:
-        print(harmless_lines(text), file=stream, flush=True)
+        write()
     except BrokenPipeError:
         with open(os.devnull, 'wb') as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())      # where what is still said goes
@@ -2488,6 +2537,8 @@ class TextReport:
 
     def __init__(self, quiet=False):
         self.quiet, self.outcome = quiet, ''
+        self.raw = False        # whether a screen takes the program's bytes, too
+        self._streams, self._prompted = {1: sys.stdout, 2: sys.stderr}, {1: '', 2: ''}
 
     def tell(self, event, **fields):
         """Say one of the events that README lists, with its fields; one that only programs need is passed over."""
@@ -2511,6 +2562,28 @@ class TextReport:
     def warn(self, text):
         """A line about something that went wrong, while the rest goes on."""
         put_line(text, sys.stderr)
+
+    def program(self, number, data):
+        """What the program printed on its stream 1 or 2, as bytes: goes to whoever reads it here as it is, but not to a screen.
+
+        Whether that is so, for no data as well."""
+        stream = self._streams[number]
+        if self.raw or not is_terminal(stream) and hasattr(stream, 'buffer'):
+            _put(stream, lambda: (stream.flush(), stream.buffer.write(data), stream.buffer.flush()))
+            return True
+        return False
+
+    def line(self, number, text):
+        """A line that the program printed, for a screen."""
+        shown, self._prompted[number] = self._prompted[number], ''
+        put_line(text[len(shown):] if text.startswith(shown) else text, self._streams[number])
+
+    def prompt(self, number, text):
+        """A line of the program that waits for its end, for a screen; '' where it waits no more."""
+        shown = self._prompted[number]
+        if text.startswith(shown) and text != shown:
+            put_line(text[len(shown):], self._streams[number], end='')
+            self._prompted[number] = text
 
     def close(self):
         """The run is over."""
@@ -2572,6 +2645,17 @@ class JsonReport:
         """A line for people only."""
 
     show = note
+
+    def program(self, number, data):
+        """Bytes are told by their lines."""
+        return False
+
+    def line(self, number, text):
+        """A line that the program printed."""
+        self.tell('output', text=text)
+
+    def prompt(self, number, text):
+        """A line that the program has not ended."""
 
     def warn(self, text):
         """Diagnostics go to stderr, as everywhere."""
@@ -3458,7 +3542,7 @@ class Channel:
         self.heard = self.room_again = self.answered = None
         self.failure, self.broken, self.eof_received, self.exit_status, self.refused = None, False, False, -1, False
         self._lock, self._bell, self._limit = threading.Lock(), None, None
-        self._parts, self._allowed, self._unacknowledged = deque(), self.WINDOW, 0
+        self._parts, self._errors, self._allowed, self._unacknowledged = deque(), deque(), self.WINDOW, 0
         self._remote, self._window, self._packet = None, 0, 0
         self._backlog, self.waiting = deque(), 0
         self._finishing = self._eof_sent = self._close_sent = self._close_received = False
@@ -3470,13 +3554,18 @@ class Channel:
 
     # -- reading
 
-    def read(self, most=WINDOW):
-        """What has come, up to `most` bytes; b'' at the end, None where there is nothing now."""
+    def read(self, most=WINDOW, errors=False):
+        """What has come, up to `most` bytes, on its error stream where that is asked for; b'' at the end, None where there is
+        nothing now."""
+        parts = self._errors if errors else self._parts
         ended = self.eof_received or self.closed        # asked before the data
-        if not self._parts:
+        if not parts:
             return b'' if ended or self.refused else None
-        data = b''.join(self.peek(len(self._parts)))[:most]
-        self.took(len(data))
+        pieces = []
+        while len(parts) > len(pieces) and most > sum(map(len, pieces)):
+            pieces.append(parts[len(pieces)])
+        data = b''.join(pieces)[:most]
+        self._take_from(parts, len(data))
         return data
 
     def peek(self, most=MOST_TOGETHER):
@@ -3485,11 +3574,14 @@ class Channel:
 
     def took(self, count):
         """So many bytes of the pieces are no longer wanted."""
+        self._take_from(self._parts, count)
+
+    def _take_from(self, parts, count):
         left = count
         while left:
-            first = self._parts.popleft()
+            first = parts.popleft()
             if left < len(first):
-                self._parts.appendleft(memoryview(first)[left:])
+                parts.appendleft(memoryview(first)[left:])
                 break
             left -= len(first)
         self._acknowledge(count)
@@ -3573,6 +3665,7 @@ class Channel:
                 self._send_close()
             self._close_sent = True
             self._parts.clear()
+            self._errors.clear()
         if self._bell:
             self._ring()
 
@@ -3640,7 +3733,7 @@ class Channel:
             self.refused = True
 
     def _take_data(self, number, message):
-        if number == 95:            # what an account says before it ends may stand on its error stream alone
+        if number == 95:
             message.get_int()
         data = message.get_binary()
         with self._lock:
@@ -3648,7 +3741,7 @@ class Channel:
         if self._allowed < 0:
             raise load_paramiko().SSHException('the server sends more than was asked for')
         if data and not self.closed:
-            self._parts.append(data)
+            (self._parts if number == 94 else self._errors).append(data)
 
     def _take_request(self, name, wants_answer, message):
         if name == b'exit-status':
@@ -5754,6 +5847,8 @@ class Forwards:
 #   LOOK  yes: look for a present login first     CODEX  yes: W can tell whether somebody is signed in
 #   T     seconds until the program is ended      JOB, KEEPER, SHIM  texts of files, see below
 #   I     whose attendant it is: this run's       d     the private folder
+#   OUT, LOG  from which byte on these are wanted E     where records go; the program's own output goes to 1
+#   IN    yes: the program has a standard input, and output of its own: else its output is in the log as well
 #   g, k  job and keeper, each with a group where there is setsid
 
 # codex is to have what it has for a person who logs in: PATH, proxies, its home. So the login shell is asked, which may
@@ -5806,7 +5901,7 @@ fi
 '''
 
 # A number may have been given to another process since, and whoever can write a list can write any number into it.
-# A line of the list is: attendant, what follows the log for it, and whose they are.
+# A line of the list is: attendant, what follows the log for it, whose they are, what follows the output.
 OURS = r'''
 ours() {            # whether process $1 is busy with the file $2 of the folder
   case $1 in ''|*[!0-9]*|0*|1) return 1;; esac
@@ -5818,12 +5913,12 @@ family() {          # process $1 and all below it: not every system can give the
   for c in $( (sed 's/ (.*) . / /' /proc/[0-9]*/stat || ps -A -o pid= -o ppid=) 2>/dev/null |
     sed -n "s/^ *\([0-9]*\)  *$1\( .*\)*$/\1/p"); do family "$c"; done
 }
-ended() { grep -q "^@$N exit " "$d/log"; }
+ended() { grep -q "@$N exit " "$d/log"; }
 here() {            # which start of which machine this is, for a folder's name
   b=$(cksum </proc/sys/kernel/random/boot_id) h=$(uname -n | cksum); echo "b${b%% *}n${h%% *}x"
 } 2>/dev/null
 end_attendants() {  # those in the list on standard input, but not this one; $1 is its number
-  while read -r a b i; do [ "$a" = "$1" ] || { ours "$b" log && [ "$a" -gt 1 ] && kill "$a" "$b"; }; done
+  while read -r a b i o; do [ "$a" = "$1" ] || { ours "$b" log && [ "$a" -gt 1 ] && kill "$a" "$b" $o; }; done
 }
 '''
 
@@ -5838,7 +5933,7 @@ private() {
 }
 make_folder() {
   d=$(mktemp -d "$1/codex-login.$(here)XXXXXXXXXX") && chmod g-s "$d" && mkdir "$d/bin" && : >"$d/log" && put "$d/job" "$JOB" &&
-    put "$d/keeper" "$KEEPER" || return
+    put "$d/keeper" "$KEEPER" && if [ "$IN" = yes ]; then mkfifo "$d/stdin" "$d/wake" && : >"$d/out"; fi || return
   for name in browser xdg-open open; do put "$d/bin/$name" "$SHIM" && chmod 700 "$d/bin/$name" || return; done
 }
 for runs in yes no; do      # where $BROWSER can be run, if there is such a place
@@ -5861,30 +5956,56 @@ say started "$d"
 
 # Codex says whether somebody is signed in: asked here, so that the answer is there with its end, for everybody.
 JOB = r'''d=${0%/*}
-PATH=$d/bin:$PATH BROWSER=$d/bin/browser; export PATH BROWSER
+PATH=$d/bin:$PATH BROWSER=$d/bin/browser PYTHONUNBUFFERED=1; export PATH BROWSER PYTHONUNBUFFERED
 "$BROWSER" 2>/dev/null || BROWSER="sh $BROWSER %s"       # nothing runs from this folder
-exec </dev/null >>"$d/log" 2>&1
+STREAMS
 { COMMAND
 }
-s=$?
-printf '\n@MARK exit %s\n' "$s"
+s=$? size=
+END
+printf '@MARK exit %s %s\n' "$s" "$size" >>"$d/log"
 PROOF'''
 
 PROOF = r'''[ "$s" != 0 ] || { p=$(PROGRAM login status 2>&1 </dev/null); r=$?
-printf '\n@MARK proof %s %s\n' "$r" "$(printf '%s' "$p" | tail -n 1)"; }'''
+printf '@MARK proof %s %s\n' "$r" "$(printf '%s' "$p" | tail -n 1)"; }'''
+
+# Codex reads nothing, and what it says is said by others.
+STREAMS = r'''exec </dev/null >>"$d/log" 2>&1'''
+
+# The input of all others comes in numbered pieces, the last one empty; who brings one rings. The fifos are held open by
+# whoever writes and reads: so nobody waits for the other.
+OWN_STREAMS = r'''feed() {
+  exec 4<>"$d/wake"
+  n=1
+  while :; do
+    while [ -e "$d/in.$n" ]; do
+      [ -s "$d/in.$n" ] && cat "$d/in.$n" || return
+      printf '@MARK fed %s\n' "$n" >>"$d/log"
+      rm "$d/in.$n"
+      n=$((n + 1))
+    done
+    read -r w <&4
+  done
+}
+exec >>"$d/out" 2>/dev/null 5>>"$d/log"     # "Killed" is not the program's word
+feed >"$d/stdin" 5>&- & f=$!
+exec <"$d/stdin"'''
+OWN_END = r'''exec </dev/null
+kill "$f"
+size=$(wc -c <"$d/out")'''
 
 KEEPER = r'''d=${0%/*}
 cd "$d" || exit     # so it is this one, whatever has its name at the end
 OURS
 sleep "$2"
-printf '\n@MARK exit 124\n' >>log
+printf '@MARK exit 124\n' >>log
 if ours "$1" job; then p=$(family "$1"); kill -s TERM -- "-$1" $p; sleep 2; kill -s KILL -- "-$1" $p; fi
 end_attendants $$ <attendants
 rm -rf "$d"'''.replace('OURS', OURS.strip())
 
 SHIM = r'''#!/bin/sh
 for a in "$@"; do
-  case $a in http://*|https://*) printf '\n@MARK browser %s\n' "$a" >>"${0%/bin/*}/log";; esac
+  case $a in http://*|https://*) printf '@MARK browser %s\n' "$a" >>"${0%/bin/*}/log";; esac
 done'''
 
 STATUS = r'''
@@ -5909,7 +6030,7 @@ gone() {
 as_we_left_it() {   # made by this account, closed to others, nothing in it that leads elsewhere, and by this very login
   u=$(id -u)
   [ "$(find "$d" -prune -type d -user "$u" -perm 700)" = "$d" ] &&
-    [ -z "$(find "$d" ! -user "$u" -o ! -type d ! -type f -o -type f -links +1)" ] && grep -q "@$N exit" "$d/job"
+    [ -z "$(find "$d" ! -user "$u" -o ! -type d ! -type f ! \( -type p \( -name stdin -o -name wake \) \) -o -type f -links +1)" ] && grep -q "@$N exit" "$d/job"
 }
 as_we_left_it 2>/dev/null || gone
 g= k=
@@ -5925,7 +6046,7 @@ say started "$d"
 '''
 
 # What an earlier connection of this very start has begun is gone on with: else two of one login would end each other.
-LAUNCH = FIND_PROGRAM + OURS + r'''
+LAUNCH = 'E=2\n' + FIND_PROGRAM + OURS + r'''
 for t in "$XDG_RUNTIME_DIR" "$HOME/.cache" "${TMPDIR:-/tmp}"; do
   for f in "$t"/codex-login.*/job; do [ -n "$d" ] || ! grep -q "@$N exit" "$f" || d=${f%/job}; done
 done 2>/dev/null
@@ -5936,8 +6057,9 @@ if [ -n "$d" ]; then''' + FIND_AGAIN + 'else' + LOOK_FOR_LOGIN + START + 'fi\n'
 # away, the program as well, unless somebody else still follows it: the end stays there to be read by everybody.
 ATTEND = r'''
 exec 3>&2 2>/dev/null       # complaints until here may explain what is wrong; asyncssh ends a session whose error stream is closed
+E=3
 others() {          # whether an attendant that is not of $1 follows as well
-  while read -r a b i; do [ "$a" = $$ ] || [ "$i" = "$1" ] || ! ours "$b" log || return 0; done
+  while read -r a b i o; do [ "$a" = $$ ] || [ "$i" = "$1" ] || ! ours "$b" log || return 0; done
   return 1
 }
 stop() {
@@ -5953,16 +6075,37 @@ clear_up() {
   end_attendants $$ <"$d/attendants"      # whose connection is lost do not notice it
   rm -rf "$d"
 }
-tail -c +1 -f "$d/log" & t=$!
-echo "$$ $t $I" >>"$d/attendants" || { kill "$t"; exit; }
-while read -r word; do
+take() {            # piece $1 of the program's input, of $2 bytes; one that comes again is the same
+  left=$2
+  : >"$d/in.$$"
+  while [ "$left" -gt 0 ]; do
+    dd bs="$left" count=1 $whole >>"$d/in.$$" || { say full "$d"; return 1; }
+    had=$left left=$(($2 - $(wc -c <"$d/in.$$")))
+    [ "$left" -lt "$had" ] || return       # that was the end of what comes
+  done
+  mv "$d/in.$$" "$d/in.$1" && echo >&4
+}
+u= n=
+if [ -p "$d/wake" ]; then
+  exec 4<>"$d/wake"
+  n=$(($(grep -c "@$N fed " "$d/log") + 1)) whole=iflag=fullblock
+  while [ -e "$d/in.$n" ]; do n=$((n + 1)); done
+  dd $whole count=0 </dev/null || whole=
+  printf '@%s begin\n' "$N"
+  tail -c "+$OUT" -f "$d/out" 3>&- & u=$!
+fi
+say begin "$n"
+tail -c "+$LOG" -f "$d/log" >&3 & t=$!
+echo "$$ $t $I $u" >>"$d/attendants" || { kill "$t" $u; exit; }
+while read -r word n length; do
   case $word in
+    in) take "$n" "$length" || break;;
     go) known=yes;;
     leave) known=yes; if others "$I" <"$d/attendants"; then : >"$d/left"; else clear_up; fi; say ended; break;;
     stop) known=yes; clear_up; say ended; break;;
   esac
 done
-kill "$t"
+kill "$t" $u
 # The last one clears up, too, where somebody has left already: its run may be dead, which a silent connection does not tell.
 [ "$known" = yes ] && [ ! -e "$d/left" ] || { sleep 3; others - <"$d/attendants" || clear_up; }
 '''
@@ -5976,7 +6119,7 @@ def sh_quote(text):
 def launcher(variables, *pieces):
     """The bytes to send to `sh`: the variables set, then the pieces, in one brace group."""
     heads = '\n'.join(f'{name}={sh_quote(value)}' for name, value in variables.items())
-    say = '''U=$(umask)\numask 077\nsay() { printf '\\n@%s %s\\n' "$N" "$*"; }'''
+    say = '''U=$(umask)\numask 077\nE=1\nsay() { printf '@%s %s\\n' "$N" "$*" >&$E; }'''
     return ('{\n' + '\n'.join((heads, say, *pieces)) + 'exit 0\n}\n').encode()
 
 
@@ -6004,13 +6147,16 @@ class Program:
     """A program at the server that outlives the connection: started or found again, and followed through one connection after another.
 
     What is heard comes into `box` as (event, value): 'started', also when it is followed again; 'present' (what its status says:
-    a login is there, and nothing was started); 'line'; 'browser' (an address that it handed to a browser); 'exit' (its status);
-    'proof' ((whether somebody is signed in, the words that say so), after codex has ended well); 'gone' (what its status says
-    if somebody is signed in, else ''); 'ended', as told; 'problem' (a Problem)."""
+    a login is there, and nothing was started); 'line', of either stream; 'output' ((1 or 2, bytes): what came on standard output
+    or error, as it came; not of codex); 'prompt' (a line that waits for its end, '' once it goes on); 'browser' (an address that it
+    handed to a browser); 'exit' (its status); 'proof' ((whether somebody is signed in, the words that say so), after codex has ended
+    well); 'gone' (what its status says if somebody is signed in, else ''); 'ended', as told; 'problem' (a Problem)."""
     GRACE = 150             # seconds after which the server ends what this script should have ended: what came late is finished first
     START_LIMIT = 30.0      # s
     PAUSES = (0, 0.2, 1, 3, 5)      # s before each try to have its status
     MOST_WAITING = 100      # things said by the program that nobody has looked at
+    PIECE, MOST_PIECES = 65536, 16      # of its input: bytes of one, and so many that it has not read
+    PROMPT_AFTER = 0.2      # s of silence after which a line without an end is a prompt
 
     def __init__(self, link, command, box, lifetime):
         import secrets
@@ -6023,30 +6169,89 @@ class Program:
         self._following = self._last = self._late = None
         self._vain = 0          # sessions in a row of one connection in which nothing was said
         self._run = secrets.token_hex(4)
-        self._channel, self._lines_seen = None, 0
+        self._channel = None
+        self._transcript = Transcript(self.mark)        # of the log; what is its own in it, and its output, to the byte:
+        self._seen, self._lines = {1: 0, 2: 0}, {1: Lines(), 2: Lines()}
+        self._prompts = {1: '', 2: ''}
+        self._ending = None     # its exit status and the size of its output, until that is here
+        self._input, self._input_over, self._pieces = bytearray(), False, deque()      # what has not left, and what has
+        self._number, self._room, self._size = None, Box(), ()          # of the next piece
         self._word = ''         # what the attendant was told last
         self._over = False      # nobody is there any more to be told anything
 
     def start(self, again=False):
         """Start it, even where a login is present if `again`."""
         command = self.command
-        job, keeper, shim = (text.replace('MARK', self.mark) for text in (JOB, KEEPER, SHIM))
-        job = job.replace('PROOF', PROOF.replace('PROGRAM', command.program).replace('MARK', self.mark) if command.codex else '')
+        streams, end, proof = (STREAMS, '', PROOF) if command.codex else (OWN_STREAMS, OWN_END, '')
+        job = JOB.replace('STREAMS', streams).replace('END', end).replace('PROOF', proof)
+        job, keeper, shim = (text.replace('MARK', self.mark) for text in (job, KEEPER, SHIM))
+        job, self._number = job.replace('PROGRAM', command.program), 1
+        job = job.replace('COMMAND', command.line if command.codex else f'(exec {command.line} 2>&5 5>&-)')
         self._beginning = {'T': str(self._lifetime + self.GRACE), 'LOOK': 'no' if again else 'yes',
-                           'JOB': job.replace('COMMAND', command.line), 'KEEPER': keeper, 'SHIM': shim}
+                           'JOB': job, 'KEEPER': keeper, 'SHIM': shim}
         self._attend()
 
     def find(self, folder, mark):
         """Go on with what was started in `folder` with `mark`, by this run or another."""
-        self.folder, self.mark = folder, mark
+        self.folder, self.mark, self._transcript = folder, mark, Transcript(mark)
         self._attend()
 
     def say(self, word):
         """Tell the attendant, now and whenever it is another one: 'go', the login is saved; 'leave'; 'stop'."""
         self._word = word
+        if word != 'go':
+            self._room.close(Problem('cancelled', 'The program is left.'))
+        self._tell(word)
+
+    def _tell(self, words, data=b''):
         if self._channel:
             with contextlib.suppress(LOST):     # then the next one is told
-                self._channel.sendall(word.encode() + b'\n')
+                self._channel.sendall(words.encode() + b'\n' + data)
+
+    # -- its standard input; codex has none
+
+    def write(self, data):
+        """Bytes for its standard input; from any thread. They arrive once, and in order. Waits for nothing: see await_room()."""
+        self._board.call(lambda: self._write(bytes(data)))
+
+    def finish_input(self):
+        """Its standard input ends after what was written."""
+        self._board.call(lambda: self._write(None))
+
+    def await_room(self):
+        """Wait until what was written is nearly read, so that a fast writer fills no memory; not on the board. Raises Problem at the end."""
+        self._board.call(self._tell_room)
+        while self._room.take(IDLE_POLL, True):
+            pass
+
+    def resize(self, columns, rows):
+        """The size of its terminal, now and from its start on; from any thread."""
+        self._size = columns, rows
+        self._tell(f'size {columns} {rows}')
+
+    def _write(self, data):
+        if data is None:
+            self._input_over = True
+        elif not (self._input_over or self.command.codex):
+            self._input += data
+        self._feed()
+
+    def _feed(self):
+        """Send pieces, as long as the program reads. Until it has read one it is kept, and sent again to the next attendant."""
+        while self._channel and self._number and len(self._pieces) < self.MOST_PIECES and (self._input or self._input_over):
+            piece = bytes(self._input[:self.PIECE])
+            del self._input[:self.PIECE]
+            self._pieces.append((self._number, piece))
+            self._send_piece(self._number, piece)
+            self._number = self._number + 1 if piece else None
+        self._tell_room()
+
+    def _send_piece(self, number, piece):
+        self._tell(f'in {number} {len(piece)}', piece)
+
+    def _tell_room(self):
+        if len(self._input) <= self.PIECE and not len(self._room):
+            self._room.put(None)
 
     def follow_anew(self):
         """Have another attendant say all that there is to be said, but let each come to its first word: a server may be far."""
@@ -6085,21 +6290,22 @@ class Program:
 
     def _variables(self, **others):
         return {'N': self.mark, 'W': self.command.program, 'CODEX': 'yes' if self.command.codex else 'no', 'I': self._run,
-                'd': self.folder or '', **others}
+                'd': self.folder or '', 'IN': 'no' if self.command.codex else 'yes', **others}
 
     # -- the attendant: one after the other, each through the connection that there is, until all is said
 
     def _attend(self):
         self._following = None
         if not self._over:
-            script = launcher(self._variables(**self._beginning), LAUNCH, ATTEND)
+            script = launcher(self._variables(OUT=str(self._seen[1] + 1), LOG=str(self._seen[2] + 1), **self._beginning), LAUNCH, ATTEND)
             self._link.run_soon('sh', script, lambda outcome: self._board.call(lambda: self._attended(outcome)))
 
     def _attended(self, outcome):
         """There is an attendant at the end of a Channel, or a Problem instead."""
         if isinstance(outcome, Channel):
-            self._following, self._transcript = outcome, Transcript(self.mark)
-            self._number, self._noise, self._heard = 0, deque(maxlen=3), False
+            self._following, self._channel = outcome, None
+            self._heads = {1: Transcript(self.mark), 2: Transcript(self.mark)}      # of what stands before the program's own
+            self._noise, self._noise_lines, self._heard = deque(maxlen=3), Lines(), False
             self._late = self._board.after(self.START_LIMIT / 2, self._ask)
             outcome.heard = lambda: self._board.call(lambda: self._read(outcome))
             self._read(outcome)
@@ -6111,6 +6317,7 @@ class Program:
 
     def _fail(self, problem):
         self._over = True
+        self._room.close(problem)
         self._box.put(('problem', problem))
 
     def _ask(self):
@@ -6134,33 +6341,91 @@ class Program:
         if len(self._box) > self.MOST_WAITING and not channel.closed:       # then the program waits, too
             self._board.after(0.05, lambda: self._read(channel))
             return
-        data = channel.read(65536)
-        if data is None:
-            return
-        if not data:
-            return self._left(channel)
+        pieces = {stream: channel.read(65536, stream == 2) for stream in (2, 1)}
         try:
-            for item in self._transcript.feed(data):
-                self._take(item, channel)
+            for stream, data in pieces.items():
+                if data:
+                    self._hear_of(stream, data, channel)
         except Problem as problem:
             channel.close()
             return self._fail(problem)
-        self._board.call(lambda: self._read(channel))
+        if any(pieces.values()):
+            self._board.call(lambda: self._read(channel))
+        elif None not in pieces.values():
+            self._left(channel)
 
-    def _take(self, item, channel):
-        import logging
-        if isinstance(item, Record):
-            self._heard = True
-            self._late.cancel()
-            self._hear(item, channel)
-        elif not self._heard:
-            self._noise.append(item)
-            logging.getLogger('codex_login').debug('%s says: %s', self._link.settings.alias, item)
+    def _hear_of(self, stream, data, channel):
+        """Bytes of the launcher's, or the account's own until `begin` comes, then the program's."""
+        head = self._heads[stream]
+        for item in head.feed(data) if head else ():
+            if not isinstance(item, Record):
+                self._overhear(item)
+            elif item.name == 'begin':
+                self._heads[stream], data = None, head.rest()
+                if stream == 2:
+                    self._begin(item.text, channel)
+                break
+            else:
+                self._hear(item)
+        if self._heads[stream]:
+            return
+        self._seen[stream] += len(data)
+        if stream == 1:
+            self._take(1, data)
         else:
-            self._number += 1
-            if self._number > self._lines_seen:
-                self._lines_seen = self._number
-                self._box.put(('line', item))
+            for item in self._transcript.feed(data):
+                if isinstance(item, Record):
+                    self._hear(item)
+                else:
+                    self._take(2, item)
+        self._end_if_all_is_said()
+
+    def _overhear(self, data):
+        import logging
+        for line in self._noise_lines.feed(data):
+            self._noise.append(line)
+            logging.getLogger('codex_login').debug('%s says: %s', self._link.settings.alias, line)
+
+    def _begin(self, number, channel):
+        """The attendant listens: it is told what the one before may not have heard."""
+        self._channel = channel
+        self._number = self._number or not self._pieces and int(number or 0)    # begun by another run, whose pieces are there
+        for piece in self._pieces:
+            self._send_piece(*piece)
+        if self._size:
+            self.resize(*self._size)
+        if self._word:
+            self.say(self._word)
+        self._feed()
+
+    def _take(self, stream, data):
+        """Bytes that the program has printed."""
+        if self.command.codex:
+            stream = 1
+        elif data:
+            self._box.put(('output', (stream, data)))
+        if self._prompts[stream] and data:
+            self._prompt(stream, '')
+        for line in self._lines[stream].feed(data):
+            self._box.put(('line', (stream, line)))
+        rest, count = self._lines[stream].rest, self._seen[stream]
+        if rest and data:
+            self._board.after(self.PROMPT_AFTER, lambda: self._seen[stream] == count and self._prompt(stream, rest))
+
+    def _prompt(self, stream, text):
+        self._prompts[stream] = text
+        if self.exited is None:
+            self._box.put(('prompt', (stream, text)))
+
+    def _end_if_all_is_said(self):
+        if self._ending and self._seen[1] >= self._ending[1] and self.exited is None:
+            self.exited = self._ending[0]
+            self._room.close(Problem('ended', 'The program has ended.'))
+            for stream, lines in self._lines.items():
+                self._box.put(('prompt', (stream, '')))
+                if rest := lines.rest:
+                    self._box.put(('line', (stream, rest)))
+            self._box.put(('exit', self.exited))
 
     def _left(self, channel):
         """The attendant's channel has ended: another follows, unless all is said, or the server runs nothing."""
@@ -6169,16 +6434,14 @@ class Program:
         # A connection that was lost is another one the next time: so a third try tells that from a server that runs nothing.
         self._vain = 0 if self._heard else self._vain + 1 if channel.connection is self._last else 1
         self._last = channel.connection
-        if not self._heard:
-            self._noise.extend(self._transcript.feed(b'\n'))        # a line that has no end
-        noise = ' '.join(self._noise)[-300:]
+        noise = ' '.join((*self._noise, self._noise_lines.rest))[-300:].strip()
         if not self._heard and (channel.exit_status != -1 or channel.refused or self._vain == 3):
             self._fail(Problem('remote', f'{self._link.settings.alias} ran no commands for {self._link.settings.user}'
                                + (f'; it says: {noise}' if noise else '.'), 'The account needs a shell.'))
         elif not self._over:
             self._board.after(0.0 if channel.broken else 1.0, self._attend)         # nobody is asked more than once a second
 
-    def _hear(self, record, channel):
+    def _hear(self, record):
         name, text = record
         server = self._link.settings.alias
         if name == 'missing':
@@ -6189,14 +6452,18 @@ class Program:
         if name == 'full':
             raise Problem('remote', f'The temporary folder {text} of {server} cannot be written to; '
                           'the disk may be full.', 'Make room there, or in ~/.cache.')
+        self._heard = True
+        self._late.cancel()
         if name == 'started':
-            self.folder, self._channel = text, channel
-            if self._word:
-                self.say(self._word)
+            self.folder = text
         elif name == 'exit':
-            if self.exited is not None:
-                return
-            text = self.exited = int(text) if re.fullmatch('[0-9]{1,3}', text) else OWN_ERROR
+            ending = re.fullmatch('([0-9]{1,3}) *([0-9]{0,18})', text)
+            self._ending = self._ending or (int(ending[1]) if ending else OWN_ERROR, int(ending and ending[2] or 0))
+            return
+        elif name == 'fed':
+            while self._pieces and self._pieces[0][0] <= int(text):
+                self._pieces.popleft()
+            return self._feed()
         elif name == 'proof':
             text = self._proof(text)
         elif name == 'lost':
@@ -6587,6 +6854,8 @@ MOVES = {(state, event): act for states, event, act in (
     ('starting', 'gone', 'begin_anew'),             # -> starting: the connection was lost before it was known where it is
     ('finding starting', 'deadline', 'not_started'),        # 124
     ('reading waiting following settling proving', 'line', 'read_line'),     # an address: -> waiting, following
+    ('reading waiting following settling proving', 'output', 'pass_on'),
+    ('reading waiting following settling', 'prompt', 'show_prompt'),
     ('reading waiting following settling', 'browser', 'read_address'),      # likewise
     ('reading waiting following settling', 'pause', 'settle'),      # likewise
     ('waiting', 'redirect', 'carry'),               # -> following, settling; waiting, where the program would not have it
@@ -6793,8 +7062,7 @@ class Login:
 
         Raises Problem and KeyboardInterrupt."""
         self._redirect, completed = redirect, False
-        if not self._options.json:
-            self._device.typed_lines(self._typed)
+        self._device.typed_lines(self._typed)
         try:
             self._link.connect()
             self._link.keep()
@@ -6886,7 +7154,7 @@ class Login:
             return self._begin(again=True)
         self._attempt.found = True
         self._report.note(f'Going on with the login that was begun {ago(max(0, time.time() - self._attempt.started))}.')
-        return 'reading'
+        return self._read_input()
 
     def _begin_anyway(self, words):
         self._forget()
@@ -6916,6 +7184,13 @@ class Login:
         if self._command.codex:
             self._save()
         self._attempt.program.say('go')
+        return self._read_input()
+
+    def _read_input(self):
+        if self._options.no_input:
+            self._piped(b'')
+        elif not self._command.codex:
+            self._device.piped_bytes(self._piped)
         return 'reading'
 
     def _not_started(self, _):
@@ -6924,15 +7199,23 @@ class Login:
 
     # -- what the program says
 
-    def _read_line(self, line):
-        attempt = self._attempt
+    def _pass_on(self, output):
+        self._report.program(*output)
+
+    def _show_prompt(self, prompt):
+        if not (self._command.codex or self._report.program(prompt[0], b'')):
+            self._report.prompt(*prompt)
+
+    def _read_line(self, said):
+        attempt, (stream, line) = self._attempt, said
         state = self._found(attempt.finder.feed(line))
         if attempt.sign_in and attempt.sign_in.url in harmless(line):
             return state
         if self._command.codex and not self._options.verbose:
             attempt.held = [*attempt.held, line][-self.SHOWN_ON_FAILURE:]
-        if not self._command.codex or self._options.verbose or self._options.json:
-            self._report.tell('output', text=line)
+        if self._command.codex and (self._options.verbose or self._options.json) \
+                or not self._command.codex and not self._report.program(stream, b''):
+            self._report.line(stream, line)
         return state
 
     def _read_address(self, url):
@@ -7157,8 +7440,10 @@ class Login:
         return self._await_end()
 
     def _take_typed(self, line):
-        """A person typed something: the address of a failed page."""
-        if line:
+        """A person typed something: the address of a failed page, or what the program reads."""
+        if not (self._command.codex or self._attempt.sign_in and re.match('https?://', line)):
+            self._attempt.program.write(line.encode() + b'\n')
+        elif line:
             try:
                 return self._bring(parse_redirect(line))
             except Problem as problem:
@@ -7186,6 +7471,16 @@ class Login:
         if line.lower() in QUIT:
             _thread.interrupt_main()        # wherever it is; the line below wakes it up where it waits
         self._attempt.box.put(('typed', line))
+
+    def _piped(self, data):
+        attempt = self._attempt
+        if not data:
+            attempt.program.finish_input()
+        elif attempt.sign_in and re.fullmatch(rb'\s*https?://\S+\s*', data):
+            attempt.box.put(('typed', data.decode('utf-8', 'replace').strip()))
+        else:
+            attempt.program.write(data)
+            attempt.program.await_room()
 
     # -- what happens here
 
@@ -7757,7 +8052,8 @@ def make_parser():
     add('-g', dest='gateway_ports', action='store_true', help='other devices may use the ports of -L and -D as well')
     add('-W', dest='stdio', help=argparse.SUPPRESS)
     add('-f', dest='background', action='store_true', help=argparse.SUPPRESS)
-    add(*(f'-{letter}' for letter in 'CTnaAxk'), dest='as_usual', action='store_true', help='as with ssh: nothing')
+    add('-n', dest='no_input', action='store_true', help='an empty standard input for the program')
+    add(*(f'-{letter}' for letter in 'CTaAxk'), dest='as_usual', action='store_true', help='as with ssh: nothing')
     add('-v', dest='verbose', action='store_true', help="show the program's lines and the log of the connection")
     add('-q', dest='quiet', action='store_true', help='no lines about progress')
     add('--device-auth', action='store_true', help='sign in with a one-time code instead of a redirect')

@@ -1,6 +1,6 @@
 """The same words to ssh and to the script, at the same server: what came out, how it ended, what listens, where it led.
 
-What ssh does is what a test here demands; what the script is known to do otherwise stands at the end, by name.
+What ssh does is what a test here demands.
 """
 
 import contextlib
@@ -106,6 +106,30 @@ def test_an_embedded_server_can_be_asked_as_well(tmp_path):
             assert said.same('listens', 'meanwhile').meanwhile == 'the target'
         said = oracle.run('-N', '-R', f'{port}:127.0.0.1:9', meanwhile=lambda: None).same('listens')
         assert said.listens == {('there', '127.0.0.1', port)}
+
+
+def test_standard_output_may_be_any_bytes(oracle):
+    oracle.run(command='cat /bin/true').same('stdout', 'status')
+
+
+def test_a_last_line_may_have_no_end(oracle):
+    oracle.run(command='printf x').same('stdout')
+
+
+def test_what_goes_to_standard_error_comes_from_standard_error(oracle):
+    said = oracle.run('-q', command='echo out; echo err >&2; printf "a\\0b\\377" >&2')
+    assert said.same('stdout', 'stderr').stderr == b'err\na\0b\377'
+
+
+@pytest.mark.parametrize('stdin', [b'through a pipe\n', b'', b'no end', bytes(range(256)) * 1000])
+def test_a_pipe_reaches_the_command(oracle, stdin):
+    assert oracle.run(command='cat', stdin=stdin).same('stdout', 'status').stdout == stdin
+
+
+def test_a_command_that_a_signal_ended_has_the_status_that_a_shell_gives_it(oracle):
+    """ssh says 255 and nothing else, which may be anything; this says which signal it was."""
+    said = oracle.run('-q', command='kill -9 $$')
+    assert (said.ssh.status, said.script.status) == (255, 128 + 9) and said.same('stdout', 'stderr').stderr == b''
 
 
 # --- Which server, which account ----------------------------------------------------------------------------
@@ -239,34 +263,3 @@ def test_ssh_lives_in_the_home_it_is_given_and_nowhere_else(oracle, home):
     asked = oracle.ask_ssh('-G', 'anywhere').stdout.decode()
     assert 'serveraliveinterval 77\n' in asked and f'userknownhostsfile {home.known_hosts} ' in asked
     assert 'user person\n' in asked and 'identityfile ~/.ssh/id_ed25519\n' in asked
-
-
-# --- Where the script is known to fall short ----------------------------------------------------------------
-
-def fault(name):
-    return pytest.mark.xfail(reason=name, strict=True, raises=AssertionError)
-
-
-@fault('bytes that are no text are changed')
-def test_standard_output_may_be_any_bytes(oracle):
-    oracle.run(command='cat /bin/true').same('stdout')
-
-
-@fault('a last line without its end gets one')
-def test_a_last_line_may_have_no_end(oracle):
-    oracle.run(command='printf x').same('stdout')
-
-
-@fault("the program's standard error comes out at standard output")
-def test_what_goes_to_standard_error_comes_from_standard_error(oracle):
-    oracle.run(command='echo out; echo err >&2').same('stdout')
-
-
-@fault('the program gets an empty standard input')
-def test_a_pipe_reaches_the_command(oracle):
-    oracle.run(command='cat', stdin=b'through a pipe\n').same('stdout')
-
-
-@fault('a program that was killed ends with a status of its own')
-def test_a_command_that_a_signal_ended_has_no_status_but_255(oracle):
-    oracle.run(command='kill -9 $$').same('status')

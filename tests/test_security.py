@@ -966,10 +966,10 @@ class Account:
                               env={**places, 'PATH': os.environ['PATH']}) as shell:
             shell.stdin.write(text)
             shell.stdin.flush()
-            said = shell.stdout.readline() + shell.stdout.readline()    # a shell reads ahead: no word comes before that
+            said = shell.stdout.readline()      # a shell reads ahead: no word comes before that
             rest, complaints = shell.communicate(words.encode(), PATIENCE)
         assert not re.search(rb'syntax|not found|bad ', complaints), complaints
-        return [line for line in (said + rest).decode().splitlines() if line.startswith(f'@{MARK} ')]
+        return [line for line in (said + rest + complaints).decode().splitlines() if line.startswith(f'@{MARK} ')]
 
     def start(self, enter=()):
         """The folder that a program is started in, by the launcher itself."""

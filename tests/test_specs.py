@@ -313,64 +313,77 @@ def test_a_host_key_is_judged_by_all_that_is_known_of_the_server(lines, pins, ve
 
 # --- The transcript -----------------------------------------------------------------------------------------
 
-OUTPUT = (b'\n@m started /tmp/x\nStarting\n\n  two\r\n\n\nnot @m exit 3\n@m2 exit 4\ncaf\xc3\xa9 \xff\n'
-          b'half a line\n@m browser https://a/?b=c d\nafter\n\n@m exit 0\n')
-ITEMS = [
-    Record(
-        'started',
-        '/tmp/x'),
-        'Starting',
-        '',
-        '  two',
-        '',
-        '',
-        'not @m exit 3',
-        '@m2 exit 4',
-        'café \ufffd',
-        'half a line',
-        Record(
-            'browser',
-            'https://a/?b=c d'),
-            'after',
-            Record(
-                'exit',
-                 '0')]
+OUTPUT = (b'noise @m started /tmp/x\nStarting\n\n  two\r\n\n\n@m2 exit 4\n@ @m\ncaf\xc3\xa9 \xff\nhalf@m browser https://a/?b=c d\n a line\n'
+          b'@@m exit 0 17\n\0')
+RECORDS = [Record('started', '/tmp/x'), Record('browser', 'https://a/?b=c d'), Record('exit', '0 17')]
+BYTES = b'noise Starting\n\n  two\r\n\n\n@m2 exit 4\n@ @m\ncaf\xc3\xa9 \xff\nhalf a line\n@\0'
 
 
-def transcribed(parts, mark='m'):
+def told_apart(parts, mark='m'):
+    """What is whose, byte by byte: the records, the program's bytes, and how many of these came before each record."""
     transcript = script.Transcript(mark)
-    return [item for part in parts for item in transcript.feed(part)]
+    items = [item for part in parts for item in transcript.feed(part)]
+    records = [item for item in items if isinstance(item, Record)]
+    before = [sum(len(item) for item in items[:items.index(record)] if isinstance(item, bytes)) for record in records]
+    return records, b''.join(item for item in items if isinstance(item, bytes)) + transcript.rest(), before
 
 
-def test_lines_and_records_are_told_apart_byte_by_byte():
-    assert transcribed(bytes([byte]) for byte in OUTPUT) == ITEMS
-
-
-def test_lines_and_records_are_told_apart_in_random_pieces():
+def test_records_are_told_from_the_programs_bytes_wherever_they_are_cut():
     generator = random.Random(1455)
-    for _ in range(300):
-        assert transcribed(pieces(OUTPUT, generator)) == ITEMS
+    expected = RECORDS, BYTES, [6, BYTES.index(b' a line'), BYTES.index(b'\0')]
+    for parts in ([OUTPUT], [bytes([byte]) for byte in OUTPUT], *(pieces(OUTPUT, generator) for _ in range(300))):
+        assert told_apart(parts) == expected
+
+
+def test_no_byte_is_kept_back_but_what_may_become_a_record():
+    transcript = script.Transcript('m')
+    assert list(transcript.feed(b'Name: ')) == [b'Name: '] and list(transcript.feed(b'me@')) == [b'me']
+    assert list(transcript.feed(b'm')) == [] and list(transcript.feed(b'b\n')) == [b'@mb\n']
+    assert list(transcript.feed(b'@m exit')) == [] and list(transcript.feed(b' 3\nx')) == [Record('exit', '3'), b'x']
+
+
+def test_whoever_stops_at_a_record_has_the_rest_as_it_came():
+    transcript = script.Transcript('m')
+    for item in transcript.feed(b'hello\n@m begin\nbytes @m exit 0\n'):
+        if item == ('begin', ''):
+            break
+    assert transcript.rest() == b'bytes @m exit 0\n' and list(transcript.feed(b'')) == []
+
+
+def test_a_record_without_an_end_is_not_waited_for():
+    transcript = script.Transcript('m')
+    found = [item for _ in range(160) for item in transcript.feed(b'@m ' + b'x' * 65536)]
+    assert max(len(item.text if isinstance(item, Record) else item) for item in found) <= transcript.LONGEST
+
+
+def lines_of(parts):
+    lines = script.Lines()
+    return [line for part in parts for line in lines.feed(part)], lines.rest
+
+
+def test_lines_are_the_same_in_pieces_of_any_size():
+    generator = random.Random(1455)
+    expected = ['noise Starting', '', '  two', '', '', '@m2 exit 4', '@ @m', 'café \ufffd', 'half a line'], '@\0'
+    for parts in ([BYTES], [bytes([byte]) for byte in BYTES], *(pieces(BYTES, generator) for _ in range(300))):
+        assert lines_of(parts) == expected
 
 
 def test_a_line_is_only_given_when_it_is_whole():
-    transcript = script.Transcript('m')
-    assert transcript.feed(AUTHORIZE.encode()[:-20]) == []
-    assert transcript.feed(AUTHORIZE.encode()[-20:]) == []
-    assert transcript.feed(b'\n') == [AUTHORIZE]
+    lines = script.Lines()
+    assert lines.feed(AUTHORIZE.encode()[:-20]) == []
+    assert lines.feed(AUTHORIZE.encode()[-20:]) == [] and lines.rest == AUTHORIZE
+    assert lines.feed(b'\n') == [AUTHORIZE] and lines.rest == ''
 
 
 def test_ten_megabytes_without_a_line_feed_are_not_kept_waiting():
-    transcript = script.Transcript('m')
-    longest = transcript.LONGEST
-    found = [line for _ in range(160) for line in transcript.feed(b'x' * 65536)]
-    assert sum(map(len, found)) >= 160 * 65536 - longest and max(map(len, found)) <= longest
-    assert transcript.feed(b'\n@m exit 0\n')[-1] == Record('exit', '0')
+    found, rest = lines_of([b'x' * 65536] * 160)
+    assert sum(map(len, found)) + len(rest) == 160 * 65536 and max(map(len, [*found, rest])) <= script.Lines.LONGEST
 
 
 @pytest.mark.parametrize('length', [-1, 0, 1])
 def test_a_line_around_the_longest_reads_the_same_in_one_piece_and_byte_by_byte(length):
-    data = b'x' * (script.Transcript.LONGEST + length) + b'\nnext\n'
-    assert transcribed([data]) == transcribed(data[start:start + 1] for start in range(len(data)))
+    data = b'x' * (script.Lines.LONGEST + length) + b'\nnext\n'
+    assert lines_of([data]) == lines_of(data[start:start + 1] for start in range(len(data)))
 
 
 # --- Sign-in addresses --------------------------------------------------------------------------------------
