@@ -4631,6 +4631,7 @@ class Link:
     line, since an opening delivers nothing. So only here it is known what a failed opening means. `tell(event, **fields)` hears of
     connecting, connected, suspended and reconnected, of a note (text) and of link-failed (problem)."""
     RUN_LIMIT = 15.0        # seconds that a server may take to give a session
+    OPEN_LIMIT = 10.0       # the same for what it has to connect to
     PAUSES = (1.0, 2.0, 4.0)        # seconds until one that is busy is asked again for a session
 
     def __init__(self, settings, device, tell, jumps=()):
@@ -4642,7 +4643,7 @@ class Link:
         self._lock, self._wishes, self._numbers = threading.Lock(), [], itertools.count()
         self._waiting = []          # Boxes of those who wait for a connection
         self.bell = Box(IDLE_POLL)  # rung by whatever the thread that watches should look at
-        self.suspected = False
+        self.suspected, self.looked = False, 0.0        # when the connection was looked at last, by elapsed()
         self._subscribers = []
         self.board.start()
 
@@ -4730,13 +4731,17 @@ class Link:
         return Problem('link', f'The connection to {self.settings.alias} is lost, and could not be made anew '
                        f'within {limit:g} s.', 'Check that this device is online.')
 
+    def is_sure_of(self, connection):
+        """Whether nothing speaks against a Connection: nobody doubts it, and this process has not slept since that was looked at."""
+        return connection is self._connection and connection.alive and not self.suspected and elapsed() < self.looked + _Keeper.FREEZE
+
     def subscribe(self, function):
         """Call function(connection) after every one that is made, at once if there is one."""
         self._subscribers.append(function)
         if self._connection:
             function(self._connection)
 
-    def open_tcp(self, host, port, limit=10.0):
+    def open_tcp(self, host, port, limit=OPEN_LIMIT):
         """A Channel to host:port as the server reaches it (RFC 4254, section 7.2: direct-tcpip); waits for it.
 
         Raises Problem: 'refused' where nothing listens there, 'forbidden' where the server forwards nothing, 'slow', 'link'.
@@ -4938,6 +4943,7 @@ class _Keeper:
 
     def _look(self, now):
         late, self._looked = now - self._looked - self._pause, now
+        self._link.looked = now
         if late > self.FREEZE:
             self._wake(late)
         if self._link.present is not self._watched:
@@ -6509,7 +6515,17 @@ class Courier:
 
     def __init__(self, link, program, port, until):
         self._link, self._program, self._port, self.until = link, program, port, until
+        self._spare = None          # a Channel for what is to be brought next
         self.cookies = set()        # the names of those that the program has set
+
+    def prepare(self, forbidden=lambda problem: None):
+        """Have a channel opened for what is to be brought next; forbidden(problem) is told where the server will not."""
+        def answered(outcome):
+            if isinstance(outcome, Channel):
+                self._spare = outcome
+            elif outcome.kind == 'forbidden':
+                forbidden(outcome)
+        self._link.wish('direct-tcpip', ('127.0.0.1', self._port, '127.0.0.1', 0), Link.OPEN_LIMIT, answered)
 
     def carry(self, request):
         """The Reply to a redirect, which arrives once.
@@ -6518,7 +6534,7 @@ class Courier:
         back, 'unknown' where it may have arrived."""
         while True:
             try:
-                return self._exchange(request)
+                return self._exchange(request, follows=True)
             except Lost as lost:
                 answer = self._what_became_of_it() if lost.args[0] else None
             if answer:
@@ -6566,8 +6582,11 @@ class Courier:
                 raise
         return self.last_words()
 
-    def _exchange(self, request):
-        channel, sent = self.open(), 0
+    def _exchange(self, request, follows=False):
+        spare, self._spare, sent = self._spare, None, 0
+        if follows and self._program.command.codex:
+            self.prepare()          # it takes many connections: one more for the page that this leads to
+        channel = spare if spare and not spare.closed and self._link.is_sure_of(spare.connection) else self.open()
         try:
             data = request_text(request, self.cookies)
             for start in range(0, len(data), self.PIECE):
@@ -6876,6 +6895,7 @@ MOVES = {(state, event): act for states, event, act in (
     ('*', 'typed', 'take_typed'),                   # the last page: -> following
     ('*', 'woke', 'wake_up'),
     ('*', 'note', 'say'),
+    ('*', 'forbidden', 'is_forbidden'),
     ('*', 'problem', 'fail'),
 ) for state in states.split()}
 MEANWHILE = {'waiting': 'The sign-in page stays good.', 'following': 'The redirect is delivered.', 'settling': 'The redirect is delivered.'}
@@ -7005,6 +7025,7 @@ class Attempt:
         self.held = []                  # codex's own lines, shown only when they explain a failure
         self.last_page = None           # the target that the redirect's answer led to
         self.denied = False             # whether that redirect said no
+        self.forbidden = None           # the Problem that the server lets no redirect through
         self.problem = None             # why the redirect may not have arrived
         self.asked_about_page = False
         self.offered = []               # what was offered of the clipboard
@@ -7168,6 +7189,8 @@ class Login:
         """Start the program, in an attempt of its own."""
         self._try_anew()
         self._attempt.program.start(again)
+        if self._command.codex:
+            self._ask_for_way(Courier(self._link, self._attempt.program, CODEX_PORTS[0], 0.0))
         return 'starting'
 
     def _begin_anew(self, _):
@@ -7285,8 +7308,11 @@ class Login:
             state = self._bring(redirect)
             attempt.shared = False
             return state or 'waiting'
+        if attempt.forbidden:
+            raise attempt.forbidden
         if not before or before.port != found.port:
-            self._check_forwarding()
+            # Only codex is known to take more connections than the redirect's own; for others, a look at another port is a hint.
+            self._ask_for_way(attempt.courier if codex else Courier(self._link, attempt.program, 1, 0.0))
             self._listen()
         self._save()
         self._report.tell('sign-in', url=found.url, port=found.port)
@@ -7306,20 +7332,17 @@ class Login:
         self._attempt.proof = (True, words) if arrived else None
         return arrived
 
-    def _check_forwarding(self):
-        """Raises Problem('forbidden') where the server would not let the redirect through."""
-        courier = self._attempt.courier
-        try:
-            # Only codex is known to take more connections than the redirect's own; for others, a look at another port is a hint.
-            channel = courier.open() if self._command.codex else self._link.open_tcp('127.0.0.1', 1)
-            channel.close()
-        except LOST:
-            pass
-        except Problem as problem:
-            if problem.kind == 'forbidden':
-                if self._command.codex:
-                    raise
-                self._report.warn(problem.message)
+    def _ask_for_way(self, courier):
+        """Ask the server whether it lets the redirect through; the answer is not waited for."""
+        box = self._attempt.box
+        courier.prepare(lambda problem: box.put(('forbidden', problem)))
+
+    def _is_forbidden(self, problem):
+        self._attempt.forbidden = problem
+        if not self._command.codex:
+            self._report.warn(problem.message)
+        elif self._attempt.sign_in:
+            raise problem
 
     def _listen(self):
         attempt = self._attempt

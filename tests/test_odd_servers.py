@@ -69,6 +69,15 @@ def test_an_account_that_greets_on_both_streams(place):
     assert place.server.leftovers() == []
 
 
+@of_kind(ChannelTimeout='direct-tcpip=1')
+def test_a_server_that_ends_channels_which_nobody_uses(place):
+    with Script(place.home, *place.words) as script:
+        sign_in = script.wait_for('sign-in')
+        # Whoever ended a connection remembers it for a minute.
+        until(lambda: f":{sign_in['port']}" in place.server.run('ss -Htan state time-wait'))
+        assert Browser(sign_in['url']).sign_in().status == 200 and script.wait() == 0
+
+
 @of_kind(start={'.bashrc': 'sleep 120 &'})
 def test_an_account_whose_start_file_leaves_a_job_that_holds_the_output(place):
     # ssh has the status at once, and waits for the end of the output.
