@@ -37,7 +37,7 @@ import threading
 import time
 from collections import deque
 from typing import NamedTuple
-from unicodedata import category
+from unicodedata import category, east_asian_width
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 __version__ = '1.0'
@@ -1837,6 +1837,11 @@ def within(limit, function, *arguments):
 QUIT = ('q', 'quit', 'quit()')      # for terminals where Ctrl-C does not arrive; a-Shell types the last to end a Python
 
 
+def line_of(typed):
+    """The text of a line as it was typed."""
+    return typed.decode('utf-8', 'replace').rstrip('\r\n')
+
+
 def unless_quit(answer):
     """What a person answered. Raises KeyboardInterrupt for a word that cancels."""
     if answer.lower() in QUIT:
@@ -1844,62 +1849,215 @@ def unless_quit(answer):
     return answer
 
 
+class Terminal:
+    """A terminal that gives what is typed as its mode says: 'lines', which are edited here; a 'secret', before which nothing
+    that was typed counts; 'keys', each at once, whatever it is; '' as usual.
+
+    It is put back at the end, and while this process is stopped. `changed` is called when it is back, or has another size."""
+    edits = False           # whether it edits and echoes its lines by itself
+    LOCAL = {'lines': ('ICANON', 'ECHO'), 'secret': ('ICANON', 'ECHO'), 'keys': ('ICANON', 'ECHO', 'ISIG', 'IEXTEN')}
+
+    def __init__(self, changed):
+        self._mode, self._usual, self._handlers, self.changed = '', None, {}, changed
+
+    def switch(self, mode):
+        """Have another mode; no error where the terminal is gone."""
+        before = self._mode
+        if not before:
+            self._hear_signals()
+        self._mode = mode
+        self._set(mode)
+        for stream in filter(is_terminal, (sys.stdout, sys.stderr) if 'keys' in (mode, before) else ()):
+            stream.reconfigure(newline='\r\n' if mode == 'keys' else None)        # not in _set: a signal may come within a print
+
+    def _set(self, mode):
+        import termios
+        typed, keys = sys.stdin.fileno(), mode == 'keys'
+        with contextlib.suppress(OSError):
+            if os.tcgetpgrp(typed) != os.getpgrp():
+                return          # in the background: whoever is in front has it as they want it
+        with contextlib.suppress(termios.error):
+            self._usual = self._usual or termios.tcgetattr(typed)
+            inputs, outputs, control, local, *speeds, signs = self._usual
+            local &= ~sum(getattr(termios, name) for name in self.LOCAL.get(mode, ()))
+            if keys:
+                inputs &= ~(termios.BRKINT | termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON)
+                outputs &= ~termios.OPOST
+            signs = [*signs]
+            if mode:
+                signs[termios.VMIN], signs[termios.VTIME] = 1, 0
+            termios.tcsetattr(typed, termios.TCSAFLUSH if mode == 'secret' else termios.TCSANOW,
+                              [inputs, outputs, control, local, *speeds, signs])
+
+    def _hear_signals(self):
+        import signal
+        for name, act in ('SIGTSTP', self._stop), ('SIGCONT', self._come_back), ('SIGWINCH', self._come_back):
+            with contextlib.suppress(AttributeError, ValueError):       # ValueError: not on the main thread
+                number = getattr(signal, name)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, act) or signal.SIG_DFL
+
+    def _stop(self, number, _):
+        import signal
+        self._set('')
+        signal.signal(number, signal.SIG_DFL)
+        signal.pthread_kill(threading.get_ident(), number)      # to this thread: it is stopped here
+        signal.signal(number, self._stop)
+        self._come_back()
+
+    def _come_back(self, *_):
+        self._set(self._mode)
+        self.changed()
+
+    def close(self):
+        """Put back what was there."""
+        import signal
+        if self._mode:
+            self.switch('')
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+    @staticmethod
+    def size():
+        """(columns, rows)."""
+        return os.get_terminal_size(sys.stdin.fileno())
+
+
+class Floor:
+    """Who is given what is typed: take() is called with each line and its line feed, or as `mode` says; with b'' at the end of input."""
+
+    def __init__(self, take, mode):
+        self.take, self.mode, self.typed = take, mode, b''
+
+
 class Keyboard:
-    """What is typed at a terminal, for one reader at a time: an open question, or a thread that hands the lines on.
+    """What is typed, read by one thread. It goes to the question that was asked last, else to whoever listens.
 
-    `answer`, where it is set, is called with the next line: a question that nobody waits for."""
+    At a terminal the lines are edited here: its own end at 4,095 characters, on macOS at 1,024."""
+    ERASES = {b'\x7f': r'.?\Z', b'\x08': r'.?\Z', b'\x15': r'.*\Z', b'\x17': r'\S*\s*\Z'}      # Backspace, Ctrl-U, Ctrl-W
+    LINE_FEED, END, CANCEL = b'\r\n', b'\x04', b'\x03'
+    DAY = 86400.0
 
-    def __init__(self):
-        self._open, self._take, self._bell, self._ended, self.answer = threading.Lock(), None, None, Box(), None
-        self._whole = False     # whether lines are made of what comes
+    def __init__(self, terminal):
+        self.terminal = terminal(self._ring)
+        self._listener, self._questions, self._rest, self._over = None, [], b'', False
+        self._lock, self._open, self._bell, self._ended = threading.Lock(), threading.Lock(), None, Box()
 
-    @contextlib.contextmanager
-    def question(self):
-        """While a question is open, whoever asked it reads."""
+    def listen(self, take, mode):
+        """Give take() what answers no question from now on: 'lines', 'keys', or 'bytes', of what is no terminal."""
+        with self._lock:
+            self._listener = Floor(take, mode)
+            self._give_floor()
+
+    def next_line(self, show, take, mode='lines'):
+        """Have take() called with the next line, once show() has put the question; maybe in another thread."""
+        with self._lock:
+            self._questions.append(Floor(take, mode))
+            self._give_floor()
+            show()
+
+    def ask(self, show, mode='lines'):
+        """The next line, with its line feed, once show() has put the question; b'' at the end of input."""
         with self._open:
-            self._stand_back()
+            answer = Box()
+            self.next_line(show, answer.put, mode)
             try:
-                yield
+                return answer.take(self.DAY, b'')
             finally:
-                self._go_on()
+                with self._lock:
+                    self._questions = [floor for floor in self._questions if floor.take != answer.put]
 
-    def hand_lines_to(self, take, whole=True):
-        """From now on call `take`, from another thread, with each line that answers no question; None: with no line.
-
-        Not `whole`: with the bytes as they come, and b'' at their end."""
-        self._stand_back()
-        self._take, self._whole = take, whole
-        self._go_on()
-
-    def _go_on(self):
-        if self._take:
-            heard, self._bell = os.pipe()
-            start(self._read, heard, self._take)
-
-    def _stand_back(self):
+    def close(self):
+        """No more is read; the terminal is as it was."""
         bell, self._bell = self._bell, None
         if bell is not None:
             os.close(bell)
             self._ended.take(5, None)
+        self.terminal.close()
+        for floor in self._questions:
+            floor.take(b'')
 
-    def _read(self, bell, take):
+    def _floor(self):
+        return self._questions[-1] if self._questions else self._listener
+
+    def _give_floor(self):
+        """Whoever has the floor gets it as they want it, with what they have typed so far."""
+        floor = self._floor()
+        if floor and floor.mode != 'bytes':
+            self.terminal.switch(floor.mode)
+            self._rest = b'' if floor.mode == 'secret' else self._rest
+            self._echo(floor, floor.typed)
+        if self._bell is None:
+            heard, self._bell = os.pipe()
+            start(self._read, heard)
+        self._ring()
+
+    def _ring(self):
+        with contextlib.suppress(OSError, TypeError):       # it is over
+            os.write(self._bell, b'!')
+
+    def _read(self, bell):
         # Not through sys.stdin: a thread inside it would hold up the interpreter's end.
         import select
-        pending, typed = b'', sys.stdin.fileno()
+        typed = sys.stdin.fileno()
         try:
-            while bell not in select.select([typed, bell], [], [])[0] and (data := os.read(typed, 65536)):
-                if not self._whole:
-                    take(data)
-                    continue
-                *lines, pending = (pending + data).replace(b'\r', b'\n').split(b'\n')
-                for line in lines:
-                    answer, self.answer = self.answer or take, None
-                    answer(line.decode('utf-8', 'replace').strip())
-            if not self._whole and self._bell is not None:
-                take(b'')
+            while True:
+                while handed := self._handed():
+                    handed[0](handed[1])
+                ready = select.select([bell, typed] if self._floor() and not self._over else [bell], [], [])[0]
+                if bell in ready and not os.read(bell, 64):
+                    break
+                with self._lock:
+                    if typed in ready and select.select([typed], [], [], 0)[0]:     # else it was typed before a secret
+                        with contextlib.suppress(OSError):      # a terminal that is gone
+                            self._rest = os.read(typed, 65536)
+                        self._over = not self._rest
         finally:
             os.close(bell)
             self._ended.put(None)
+
+    def _handed(self):
+        """(take, what was read for it): all of it, or up to the end of a line; None where nothing is to be handed on."""
+        with self._lock:
+            while (floor := self._floor()) and (self._rest or self._over):
+                if floor.mode in ('keys', 'bytes') or self._over:
+                    data, self._rest = self._rest, b''
+                else:
+                    data = self._edit(floor)
+                if data is not None:
+                    if floor in self._questions:
+                        self._questions.remove(floor)
+                        self._give_floor()
+                    elif self._over:
+                        self._listener = None
+                    return floor.take, data
+        return None
+
+    def _edit(self, floor):
+        """Read up to the next key that is no sign; the line, where that ends it."""
+        plain, key, self._rest = (*re.split(rb'([\0-\x1f\x7f])', self._rest, maxsplit=1), b'', b'')[:3]
+        floor.typed += plain
+        self._echo(floor, plain)
+        if key in self.ERASES:
+            text = floor.typed.decode('utf-8', 'surrogateescape')
+            erased = re.search(self.ERASES[key], text, re.DOTALL)
+            floor.typed = text[:erased.start()].encode('utf-8', 'surrogateescape')
+            self._echo(floor, b''.join(b'\b \b' * (1 + (sign < ' ' or east_asian_width(sign) in 'FW')) for sign in erased[0]))
+        elif key == self.CANCEL:            # it comes as a key where the terminal sends no signal
+            _thread.interrupt_main()
+        elif key == self.END or key and key in self.LINE_FEED:
+            line, floor.typed = floor.typed + b'\n' * (key != self.END), b''
+            self._echo(floor, line[-1:] and self.LINE_FEED, always=True)
+            return line
+        else:
+            floor.typed += key
+            self._echo(floor, key and b'^' + bytes([key[0] ^ 64]))
+        return None
+
+    def _echo(self, floor, text, always=False):
+        if text and (not self.terminal.edits if floor.mode == 'lines' else always):
+            with contextlib.suppress(OSError):
+                os.write((sys.stderr if is_terminal(sys.stderr) else sys.stdin).fileno(), text)
 
 
 class Device:
@@ -1907,6 +2065,7 @@ class Device:
 
     `alone` says that there is nobody to ask. `back` ends the sentence "after signing in, …"."""
     app = ''                    # the phone's app by its name, '' on a computer
+    terminal = Terminal
     back = 'come back here'
     while_waiting = 'Ctrl-C cancels, or q and return. If the page fails, paste its address here.'
     library_cure = 'pip install --upgrade --force-reinstall paramiko'
@@ -1922,7 +2081,7 @@ class Device:
         self.ssh_folder = os.path.join(self.home, '.ssh')
         self.state_folder = os.path.join(os.environ.get('XDG_STATE_HOME') or os.path.join(self.home, '.local', 'state'),
                                          'codex-login')
-        self._keyboard = Keyboard()
+        self._keyboard = Keyboard(self.terminal)
 
     def attempt(self, function, *arguments):
         """What `function` returns, None where it fails: for what no login depends on. -v says what failed."""
@@ -1935,8 +2094,8 @@ class Device:
             return None
 
     def close(self):
-        """The run is over: no line that is typed from now on is taken by it."""
-        self._keyboard.hand_lines_to(None)
+        """The run is over: nothing that is typed from now on is taken by it."""
+        self._keyboard.close()
 
     def can_agree(self):
         """Whether somebody is here to say yes to something new."""
@@ -2016,13 +2175,11 @@ class Device:
 
     def ask(self, question):
         """A line of text that a person types; '' at the end of input."""
-        with self._keyboard.question():
-            print(question, end=' ', file=sys.stderr, flush=True)
-            return unless_quit(self._read_line().strip())
+        return unless_quit(line_of(self._keyboard.ask(lambda: self._show(question))).strip())
 
     @staticmethod
-    def _read_line():
-        return sys.stdin.readline()
+    def _show(question):
+        print(question, end=' ', file=sys.stderr, flush=True)
 
     def choose(self, title, choices):
         """One of `choices`, as a person picks it by its number."""
@@ -2055,17 +2212,15 @@ class Device:
         """Ask yes or no while lines are handed on; one of the two functions is called, maybe in another thread."""
         if self.alone:
             return decline()
-        self._keyboard.answer = lambda line: accept() if line.lower() in ('yes', 'y') else decline()
-        print(f'{question} (yes/no)?', end=' ', file=sys.stderr, flush=True)
+        self._keyboard.next_line(lambda: self._show(f'{question} (yes/no)?'),
+                                 lambda line: accept() if line_of(line).strip().lower() in ('yes', 'y') else decline())
 
     def secret(self, prompt):
-        """A password or the like, not shown while it is typed."""
-        import getpass
-        with self._keyboard.question():
-            try:
-                return unless_quit(getpass.getpass(prompt + ' '))
-            except EOFError:
-                raise KeyboardInterrupt from None
+        """A password or the like, not shown while it is typed. What was typed before is none."""
+        typed = self._keyboard.ask(lambda: self._show(prompt), 'secret')
+        if not typed:
+            raise KeyboardInterrupt
+        return unless_quit(line_of(typed))
 
     def kept_secret(self, server):
         """The password kept in the device's keychain for a server, else None."""
@@ -2075,13 +2230,13 @@ class Device:
 
     def typed_lines(self, take):
         """Hand every line that a person types, and that answers no question, to `take`, from a thread of its own."""
-        if not self.alone:
-            self._keyboard.hand_lines_to(take)
+        if is_terminal(sys.stdin):
+            self._keyboard.listen(take, 'lines')
 
     def piped_bytes(self, take):
         """Hand what comes on standard input, where that is no person, to `take`, from a thread of its own; b'' at its end."""
-        if self.alone and hasattr(sys.stdin, 'fileno'):
-            self._keyboard.hand_lines_to(take, whole=False)
+        if not is_terminal(sys.stdin) and hasattr(sys.stdin, 'fileno'):
+            self._keyboard.listen(take, 'bytes')
 
     # -- about itself
 
@@ -2162,9 +2317,34 @@ class Phone(Device):
         return 'time is granted'
 
 
+class AppTerminal(Terminal):
+    """a-Shell's, which edits lines by itself; the others come from what it calls interactive mode, where Return is another key."""
+    edits = True
+
+    def _set(self, mode):
+        import ctypes
+        import select
+        import termios
+        typed = sys.stdin.fileno()
+        if mode in ('secret', 'keys'):
+            termios.tcgetattr(typed)            # to look is what switches it
+        else:
+            ctypes.CDLL(None).ios_stopInteractive()
+        while mode == 'secret' and select.select([typed], [], [], 0)[0] and os.read(typed, 65536):
+            pass
+
+    def _hear_signals(self):
+        pass                    # they are the whole app's
+
+    @staticmethod
+    def size():
+        return int(os.environ['COLUMNS']), int(os.environ['LINES'])
+
+
 class AShell(Phone):
     """a-Shell and a-Shell mini: a terminal on iOS whose commands run as threads of the app."""
     app = 'a-Shell'
+    terminal = AppTerminal
     back = 'come back to a-Shell (on an iPad, Split View keeps both in view)'
     library_cure = 'pip install --no-deps --upgrade --force-reinstall paramiko (no other Python may run in the app)'
     installs_paramiko = True
@@ -2237,31 +2417,7 @@ class AShell(Phone):
         for message in ('stop', 'release') if player else ():
             self.attempt(objc, player, message)
 
-    # -- questions
-
-    def secret(self, prompt):
-        import ctypes
-        import termios
-        with self._keyboard.question():
-            termios.tcgetattr(sys.stdin.fileno())       # makes the terminal interactive: no echo, and each key at once
-            try:
-                print(prompt, end=' ', file=sys.stderr, flush=True)
-                return unless_quit(self._read_line())
-            finally:
-                self.attempt(ctypes.CDLL(None).ios_stopInteractive)
-                print(file=sys.stderr, flush=True)
-
-    @staticmethod
-    def _read_line():
-        """What a person types up to Return, which is another key in an interactive terminal than in the usual one."""
-        typed = bytearray()
-        while (key := os.read(sys.stdin.fileno(), 1)) not in (b'\r', b'\n'):
-            if key in (b'\x03', b'\x04') or not key and not typed:
-                raise KeyboardInterrupt
-            if not key:
-                break
-            typed = bytearray(typed.decode('utf-8', 'ignore')[:-1].encode()) if key in b'\x7f\x08' else typed + key
-        return typed.decode('utf-8', 'replace')
+    # -- about itself
 
     def install_paramiko(self):
         """Have pip install paramiko without what cannot be compiled here."""
@@ -7490,7 +7646,8 @@ class Login:
         self._attempt.proof = True, words
         return self._go_to(request.target)
 
-    def _typed(self, line):
+    def _typed(self, typed):
+        line = line_of(typed).strip()
         if line.lower() in QUIT:
             _thread.interrupt_main()        # wherever it is; the line below wakes it up where it waits
         self._attempt.box.put(('typed', line))
@@ -7755,7 +7912,7 @@ class Tunnels:
             self._link.close()
 
     def _typed(self, line):
-        if line.lower() in QUIT:
+        if line_of(line).strip().lower() in QUIT:
             self._box.put(False)
 
 
@@ -8383,12 +8540,12 @@ def main(words=None):
         try:
             if asked and asked.verbose:
                 run.enter_context(logged_to_stderr())
+            run.enter_context(cancelled_by_signals())
             if not words and not device.alone:
                 words, brought = choose_from_menu(device, Sessions(device, report.note)), False
             options = read_arguments(words)
             if brought and device.takes_links and not names_a_server(asked, device):
                 ask_consent(words, options, device, report)
-            run.enter_context(cancelled_by_signals())
             status = carry_out(options, device, report)
         except Problem as problem:
             report.tell('error', kind=problem.kind, message=problem.message, hint=problem.hint)

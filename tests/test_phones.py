@@ -581,6 +581,17 @@ def test_a_password_that_is_asked_for_by_a_question_is_kept_as_well(pythonista, 
     assert pythonista.asked == ['console.password_alert'] and list(pythonista.phone.keychain.values()) == [PASSWORD]
 
 
+def test_what_was_typed_before_a_password_is_asked_for_is_none(ashell, server):
+    ashell.configure('home', server=server)
+    ashell.trust(server.known_hosts())
+    server.auth_delay = 1
+    script = ashell.start('home', 'true')
+    until(lambda: server.connections)
+    script.answer('', 'typed ahead')
+    script.answer('password:', PASSWORD)
+    assert script.wait() == 0 and server.count['password'] == 1
+
+
 def test_three_wrong_passwords_are_enough(pythonista, server):
     pythonista.configure('home', server=server)
     pythonista.trust(server.known_hosts())

@@ -27,7 +27,7 @@ BRIEF = 'held for a few lines that wait for nobody'
 CHECK = 'part of --check, at a port of its own, with nobody else there'
 
 ALLOWED = {
-    'Device._read_line: readline': PERSON, 'Device.secret: getpass': PERSON, 'AShell._read_line: read': PERSON,
+    'AppTerminal._set: select': 'only a look', 'AppTerminal._set: read': 'of what is there',
     'Keyboard._read: select': PERSON, 'Keyboard._read: read': PERSON, 'Keyboard.__init__: Lock': PERSON,
     'AShell._run: run': SYSTEM, 'Pythonista._copy_here: get': SYSTEM,
     'Dialling._connect: getaddrinfo': SYSTEM, 'Dialling._connect: connect': SYSTEM, '_addresses: getaddrinfo': SYSTEM,
