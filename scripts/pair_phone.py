@@ -3,12 +3,13 @@
 # requires-python = ">=3.8"
 # dependencies = ["qrcode>=7"]
 # ///
-"""Print a QR code that adds this server to codex_login on a phone, its host keys pinned.
+"""Print a QR code that puts codex_login on a phone and adds this server to it, its host keys pinned.
 
 Run it at the server, as the account that is to sign in; it needs no root and reads public keys only. Scan the
-code with the phone's camera: the app opens, shows what it would add, and asks.
+code with the phone's camera: the app opens, fetches codex_login.py, shows what it would add, and asks. Nothing is
+run that the code does not vouch for. Where codex_login is on the phone already, --installed makes a smaller code.
 
-For another machine, give what this one knows of its keys:
+For another machine, give what this one knows of its keys; codex_login is to be on the phone already:
     ssh-keygen -F HOST | pair_phone.py --keys - --host HOST --user USER --app pythonista
 """
 
@@ -18,16 +19,20 @@ import binascii
 import getpass
 import glob
 import hashlib
+import http.server
 import ipaddress
 import os
 import re
+import secrets
 import shutil
 import socket
 import struct
 import sys
 import tempfile
+import time
 import zlib
 from typing import NamedTuple
+from urllib.parse import quote
 
 SSH_FOLDER = '/etc/ssh'
 INTERFACES_IPV6 = '/proc/net/if_inet6'
@@ -45,6 +50,12 @@ CARRIERS = {
     'a-shell': 'ashell:codex_login%20--add%20',
 }
 APP_NAMES = {'pythonista': 'Pythonista', 'a-shell': 'a-Shell'}
+
+SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'codex_login.py')
+PLACES = {'pythonista': '~/Documents/codex_login.py', 'a-shell': '~/Documents/bin/codex_login'}
+HANDED_OVER = '.cache/codex-login/phone.py'     # below the account's home folder, for scp
+WEB_ADDRESS = re.compile(r"https?://[A-Za-z0-9._~:/?#@!$&()*+,;=%\[\]-]+")
+PHONE_HAS = 900                                 # seconds to come for the file
 
 KEY_NAMES = {
     'ssh-ed25519': 'ED25519',
@@ -75,10 +86,11 @@ class Problem(Exception):
 
 
 class HostKey(NamedTuple):
-    """A public host key: its type, and its SHA-256 in base64url without padding."""
+    """A public host key: its type, its SHA-256 in base64url without padding, and itself."""
 
     type: str
     digest: str
+    blob: str                                   # base64, as in a public key file
 
     def __str__(self):
         fingerprint = self.digest.replace('-', '+').replace('_', '/')
@@ -94,16 +106,24 @@ class Server(NamedTuple):
     port: int
     keys: list
 
+    def __str__(self):
+        fields = ('codex-login:1', self.name, self.user, self.host, str(self.port))
+        return '/'.join(fields + tuple(key.digest for key in self.keys))
+
     def link(self, app):
         """The link that adds this server in an app."""
-        fields = ('codex-login:1', self.name, self.user, self.host, str(self.port))
-        return CARRIERS[app] + '/'.join(fields + tuple(key.digest for key in self.keys))
+        return CARRIERS[app] + str(self)
 
 
 def main(argv=None):
     """Run the command; its exit status."""
     try:
-        return pair(parse_arguments(argv))
+        status = pair(parse_arguments(argv))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:                     # | head has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Problem as problem:
         print(f'pair_phone: {problem}', file=sys.stderr)
         return problem.status
@@ -124,12 +144,19 @@ def parse_arguments(argv):
     parser.add_argument('--name', type=matching(NAME), help="the server's name on the phone")
     parser.add_argument('--keys', metavar='FILE',
                         help="another machine's public host keys or known_hosts lines, - for standard input")
+    parser.add_argument('--installed', action='store_true',
+                        help='codex_login is on the phone already: a smaller code, which adds the server only')
+    parser.add_argument('--from', metavar='URL', dest='source', type=matching(WEB_ADDRESS),
+                        help='where Pythonista fetches this very codex_login.py, instead of from this command')
     parser.add_argument('--png', metavar='FILE', help='write the code as a picture, too')
     parser.add_argument('--plain', choices=('light', 'dark'),
                         help='draw without colour codes, for a terminal with a light or a dark background')
     arguments = parser.parse_args(argv)
     if arguments.keys and not arguments.host:
         parser.error('--keys describes another machine: give its --host')
+    if arguments.source and (arguments.app == 'a-shell' or arguments.installed):
+        parser.error('--from is for the first code of Pythonista; a-Shell fetches the file from this server')
+    arguments.installed = arguments.installed or bool(arguments.keys)
     return arguments
 
 
@@ -151,12 +178,33 @@ def pair(arguments):
     if not app:
         print('For the code, add --app pythonista or --app a-shell.')
         return 0
-    modules = code_modules(qrcode, server.link(app))
+    if arguments.installed:
+        offer(qrcode, server.link(app), arguments)
+    elif app == 'a-shell':
+        hand_over(server)
+        print(BY_SCP)
+        offer(qrcode, by_scp(server), arguments)
+    elif arguments.source:
+        print(BY_ADDRESS.format(address=arguments.source, digest=sha256(script())))
+        offer(qrcode, by_address(arguments.source, script(), go_on(server, app)), arguments)
+    else:
+        first = first_run(server, app)
+        with Door(server.host, first) as door:
+            print(BY_ADDRESS.format(address=door.address, digest=sha256(first)))
+            offer(qrcode, by_address(door.address, first, 'exec(b)'), arguments)
+            print('It is fetched from here: leave this command running until then …', flush=True)
+            door.wait()
+            print('The phone has it. Go on there.')
+    return 0
+
+
+def offer(qrcode, text, arguments):
+    """Show a text as a code; write the picture that was asked for."""
+    modules = code_modules(qrcode, text)
     if arguments.png:
         write_file(arguments.png, png(modules))
         print(f'Written: {arguments.png}\n')
     show_code(modules, arguments.plain)
-    return 0
 
 
 def import_qrcode():
@@ -374,7 +422,7 @@ def public_keys(text):
         label = words[0].encode()
         if blob.startswith(struct.pack('>I', len(label)) + label):
             digest = base64.urlsafe_b64encode(hashlib.sha256(blob).digest())
-            yield HostKey(words[0], digest.decode().rstrip('='))
+            yield HostKey(words[0], digest.decode().rstrip('='), words[1])
 
 
 def read_text(path):
@@ -384,6 +432,149 @@ def read_text(path):
             return file.read()
     except OSError:
         return ''
+
+
+# The script, for a phone that has it not yet ------------------------------------------------------
+
+BY_SCP = """\
+Scanned, this code has a-Shell
+  1  fetch codex_login from this server with scp, which asks for the password.
+     The host key is in the code: another one is refused.
+  2  put it into ~/Documents/bin, and install its SSH library with pip
+  3  show this server, ask whether to add it, and sign in. The password is asked
+     for once more, and then no more.
+"""
+BY_ADDRESS = """\
+Scanned, this code has Pythonista ask whether to run it. After your yes, it
+  1  fetches codex_login.py from
+     {address}
+     and goes no further unless what came has the SHA-256
+     {digest}
+  2  puts it into This iPhone (This iPad)
+  3  shows this server, asks whether to add it, and signs in
+"""
+
+# What a phone runs once the script is there as `b`.
+GO_ON = """\
+import os,sys,runpy
+p=os.path.expanduser('{place}')
+os.makedirs(os.path.dirname(p),exist_ok=True)
+open(p,'wb').write(b)
+sys.argv=[p,{words}'--add','{server}']
+runpy.run_path(p,None,'__main__')"""
+IF_RIGHT = """\
+import requests,hashlib
+try:b=requests.get('{address}',timeout=15).content
+except OSError:b=b''
+if hashlib.sha256(b).hexdigest()!='{digest}':raise SystemExit('The file that the code names did not come. Nothing was run.')
+{then}"""
+# The lines of one link are commands of a-Shell, run one after the other. By its name, the server needs no brackets.
+SCP = """\
+echo {name} {key.type} {key.blob} > ~/tmp/k
+scp -P {port} -oHostName={host} -oUser={user} -oHostKeyAlias={name} -oUserKnownHostsFile=~/tmp/k \
+-oStrictHostKeyChecking=yes {name}:{path} ~/tmp/first.py
+python3 ~/tmp/first.py"""
+
+
+def script():
+    """The bytes of codex_login.py, which lies beside this file."""
+    try:
+        with open(SCRIPT, 'rb') as file:
+            return file.read()
+    except OSError as error:
+        raise Problem(f'{SCRIPT} cannot be read ({error.strerror}): put it there, or use --installed') from None
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def go_on(server, app):
+    """The program that puts `b` where an app has its scripts, and starts it with this server's link."""
+    return GO_ON.format(place=PLACES[app], server=server, words="'--yes'," if app == 'a-shell' else '')
+
+
+def first_run(server, app):
+    """The program that a phone fetches and runs: the script, and what to do with it. As a file, it is gone then."""
+    first = 'import os,sys\nos.remove(sys.argv[0])\n' if app == 'a-shell' else ''
+    return f'{first}b={script()!r}\n{go_on(server, app)}\n'.encode()
+
+
+def by_address(address, data, then):
+    """The link that has Pythonista fetch `data`, and run `then` if it is that."""
+    return 'pythonista3://?exec=' + quote(
+        IF_RIGHT.format(address=address, digest=sha256(data), then=then), safe="/:'(),.=!?@*;~")
+
+
+def by_scp(server):
+    """The link that has a-Shell fetch what was handed over."""
+    return 'ashell:' + quote(SCP.format(name=server.name, key=server.keys[0], port=server.port, host=server.host, user=server.user,
+                                        path=HANDED_OVER), safe='/:=~@+')
+
+
+def hand_over(server):
+    """Put what a-Shell is to run into the account's home folder."""
+    home = os.path.expanduser('~' if server.user == getpass.getuser() else f'~{server.user}')
+    if home.startswith('~'):
+        raise Problem(f'{server.user} has no account here: use --installed, where codex_login is on the phone already')
+    path = os.path.join(home, HANDED_OVER)
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise Problem(f'{path} cannot be written: {error.strerror}; --installed goes without') from None
+    write_file(path, first_run(server, 'a-shell'))
+    if os.geteuid() == 0:                       # behind sudo
+        owner = os.stat(home)
+        for made in (os.path.dirname(path), path):
+            os.chown(made, owner.st_uid, owner.st_gid)
+
+
+class Door:
+    """A port of this machine where one file can be had, once, by whoever knows its name."""
+
+    def __init__(self, host_name, data):
+        self.fetched, name = False, '/' + secrets.token_urlsafe(6)
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            timeout = 15
+
+            def do_GET(handler):
+                if handler.path != name:
+                    return handler.send_error(404)
+                handler.send_response(200)
+                handler.send_header('Content-Length', str(len(data)))
+                handler.end_headers()
+                handler.wfile.write(data)
+                self.fetched = True
+
+            def log_message(handler, *words):
+                pass
+
+        self._server = http.server.HTTPServer(('', 0), Handler, bind_and_activate=False)
+        self._server.socket.close()
+        both = socket.has_dualstack_ipv6()
+        self._server.socket = socket.create_server(
+            ('', 0), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
+        self._server.timeout = 1
+        self._server.handle_error = lambda *visitor: None       # one who leaves in the middle
+        self._port = self._server.socket.getsockname()[1]
+        shown = f'[{host_name}]' if ':' in host_name else host_name
+        self.address = f'http://{shown}:{self._port}{name}'
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        self._server.server_close()
+
+    def wait(self):
+        """Until the file was fetched."""
+        end = time.monotonic() + PHONE_HAS
+        while not self.fetched:
+            self._server.handle_request()
+            if time.monotonic() > end:
+                raise Problem(f'nobody fetched it. Can the phone reach port {self._port} of this machine? Else use --from '
+                              'URL, or bring codex_login.py to the phone with the Files app, and use --installed')
 
 
 # The person ---------------------------------------------------------------------------------------

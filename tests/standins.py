@@ -149,8 +149,8 @@ class Phone:
         return []
 
     def strays(self):
-        """What lies in the home folder outside Documents, where a phone lets nobody write."""
-        return sorted(str(path) for path in self.home.iterdir() if path.name != 'Documents')
+        """What lies in the home folder outside Documents and tmp, where a phone lets nobody write."""
+        return sorted(str(path) for path in self.home.iterdir() if path.name not in ('Documents', 'tmp'))
 
     def _lines(self, name):
         with contextlib.suppress(FileNotFoundError):

@@ -639,7 +639,7 @@ def code_in(output):
 @pytest.mark.parametrize('app', ['pythonista', 'a-shell'])
 @pytest.mark.parametrize('host', ['host.example', 'a-rather-long-name.region-1.cloud.example', '2001:db8::5'])
 def test_the_code_is_scanned_from_dark_and_light_terminals(run, tmp_path, app, host):
-    status, output, _ = run('--app', app, '--host', host)
+    status, output, _ = run('--app', app, '--installed', '--host', host)
     assert status == 0
     for theme in THEMES:
         link = scanned_from_terminal(output, theme, tmp_path)
@@ -651,19 +651,19 @@ def test_the_code_is_scanned_from_dark_and_light_terminals(run, tmp_path, app, h
 @needs_zbar
 @pytest.mark.parametrize('theme', THEMES)
 def test_a_terminal_without_colours_has_a_drawing_that_scans(run, tmp_path, theme):
-    _, output, _ = run('--app', 'pythonista', '--plain', theme)
+    _, output, _ = run('--app', 'pythonista', '--installed', '--plain', theme)
     assert '\x1b' not in output
     assert scanned_from_terminal(output, theme, tmp_path) == links_in(output)[0]
 
 
 def test_lines_but_the_links_fit_80_columns(run):
-    _, output, _ = run('--app=pythonista', '--host=192.168.100.100', f'--user={"u" * 40}', '--name=home')
+    _, output, _ = run('--app=pythonista', '--installed', '--host=192.168.100.100', f'--user={"u" * 40}', '--name=home')
     shown = re.sub(r'\x1b\[[\d;]*m', '', output).splitlines()
     assert max(len(line) for line in shown if not line.startswith(('pythonista3:', 'ashell:'))) <= 80
 
 
 def test_the_usual_code_takes_at_most_65_columns_and_33_lines(run):
-    _, output, _ = run('--app', 'pythonista', '--host', 'server.example.org')
+    _, output, _ = run('--app', 'pythonista', '--installed', '--host', 'server.example.org')
     lines = re.findall(r'\x1b\[38;5;16;48;5;231m(.*)\x1b\[0m', output)
     assert len(lines) <= 33 and {len(line) for line in lines} <= {61, 65} and len(lines[0]) <= 65
 
@@ -671,10 +671,10 @@ def test_the_usual_code_takes_at_most_65_columns_and_33_lines(run):
 @needs_zbar
 def test_a_code_that_is_too_wide_is_said_and_still_written_as_a_picture(run, tmp_path):
     long = '.'.join(['x' * 60] * 4)
-    status, output, errors = run('--app', 'pythonista', '--host', long)
+    status, output, errors = run('--app', 'pythonista', '--installed', '--host', long)
     assert status == 1 and 'columns wide' in errors and '--png' in errors
     assert code_in(output) == []
-    status, output, _ = run('--app', 'pythonista', '--host', long, '--png', tmp_path / 'code.png')
+    status, output, _ = run('--app', 'pythonista', '--installed', '--host', long, '--png', tmp_path / 'code.png')
     assert scanned(tmp_path / 'code.png') == links_in(output)[0]
 
 
@@ -682,7 +682,7 @@ def test_a_code_that_is_too_wide_is_said_and_still_written_as_a_picture(run, tmp
 def test_the_picture_is_scanned(run, tmp_path):
     picture = tmp_path / 'code.png'
     picture.write_text('old')
-    status, output, _ = run('--app', 'a-shell', '--png', picture)
+    status, output, _ = run('--app', 'a-shell', '--installed', '--png', picture)
     assert status == 0 and f'Written: {picture}' in output
     assert scanned(picture) == links_in(output)[1]
     assert sorted(os.listdir(tmp_path)) == ['code.png', 'ssh']
@@ -692,7 +692,7 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(run, tmp_path):
     folder = tmp_path / 'folder'
     folder.mkdir()
     for target in (folder, tmp_path / 'missing' / 'code.png'):
-        status, _, errors = run('--app', 'pythonista', '--png', target)
+        status, _, errors = run('--app', 'pythonista', '--installed', '--png', target)
         assert status == 1 and 'cannot be written' in errors
     assert sorted(os.listdir(tmp_path)) == ['folder', 'ssh']
 
@@ -716,11 +716,54 @@ def test_without_qrcode_the_links_are_text_and_the_cure_is_named(run, monkeypatc
 
 def test_a_terminal_that_has_no_blocks_is_told(machine):
     environment = {**os.environ, 'PYTHONIOENCODING': 'ascii', 'PYTHONUTF8': '0'}
-    command = [sys.executable, '-c', program(machine), '--app', 'a-shell', '--host', 'server.example']
+    command = [sys.executable, '-c', program(machine), '--app', 'a-shell', '--installed', '--host', 'server.example']
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
                           timeout=60)
     assert done.returncode == 1
     assert 'LC_ALL=C.UTF-8' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(machine):
+    with subprocess.Popen([sys.executable, '-c', program(machine), '--host', 'server.example'], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.wait(60) == 1 and process.stderr.read() == ''
+
+
+def test_a_first_code_fits_a_window_of_80_columns_and_says_what_it_will_do(machine):
+    address = f'http://{"x" * 40}.example.org:65535/abcdefgh'
+    link = pair_phone.by_address(address, b'a file', 'exec(b)')
+    assert len(pair_phone.code_modules(pair_phone.import_qrcode(), link)) <= 80
+    server = pair_phone.Server('x' * 10, 'x' * 10, f'{"x" * 40}.example.org', 65535, list(pair_phone.public_keys(ED25519)))
+    assert len(pair_phone.code_modules(pair_phone.import_qrcode(), pair_phone.by_scp(server))) <= 80
+    for words in (pair_phone.BY_SCP, pair_phone.BY_ADDRESS.format(address=address, digest='0' * 64)):
+        assert max(map(len, words.splitlines())) <= 80
+
+
+def test_an_address_for_the_script_is_pythonistas_alone(run):
+    for words in (('--app', 'a-shell'), ('--app', 'pythonista', '--installed')):
+        status, _, errors = run(*words, '--from', 'https://example.org/codex_login.py')
+        assert status == 2 and '--from is for the first code of Pythonista' in errors
+    for address in ("https://example.org/'", 'file:///etc/passwd', 'https://example.org/a b', 'https://example.org/\n'):
+        assert run('--app', 'pythonista', '--from', address)[0] == 2
+
+
+def test_a_script_that_is_not_beside_it_is_said(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(pair_phone, 'SCRIPT', str(tmp_path / 'codex_login.py'))
+    status, _, errors = run('--app', 'pythonista', '--host', 'server.example')
+    assert status == 1 and 'cannot be read' in errors and '--installed' in errors
+
+
+def test_an_account_that_is_not_here_is_said(run):
+    status, _, errors = run('--app', 'a-shell', '--host', 'server.example', '--user', 'no-such-account')
+    assert status == 1 and 'no-such-account has no account here' in errors and '--installed' in errors
+
+
+def test_nobody_who_comes_for_the_script_is_said(run, monkeypatch):
+    monkeypatch.setattr(pair_phone, 'PHONE_HAS', 0)
+    status, output, errors = run('--app', 'pythonista', '--host', 'server.example')
+    assert status == 1 and 'leave this command running' in output
+    assert 'nobody fetched it' in errors and '--from' in errors and '--installed' in errors
 
 
 def test_a_bad_argument_is_a_usage_error(run):
@@ -791,7 +834,7 @@ class Terminal:
 
 @needs_zbar
 def test_at_a_terminal_the_app_is_asked_for_once_and_the_code_follows(machine, tmp_path):
-    with Terminal(machine) as terminal:
+    with Terminal(machine, '--installed') as terminal:
         terminal.answer('Which app is on the phone?', 'both\n')
         text = terminal.answer('Which app is on the phone?', '2\n')
         assert terminal.end() == 0
@@ -802,7 +845,7 @@ def test_at_a_terminal_the_app_is_asked_for_once_and_the_code_follows(machine, t
 
 def test_at_a_terminal_several_addresses_are_offered(machine):
     for answers, host in ((['2\n'], '2001:db8::5'), (['7\n', 'no way\n', 'far.example\n'], 'far.example')):
-        with Terminal(machine, addresses=['198.51.100.7', '2001:db8::5']) as terminal:
+        with Terminal(machine, '--installed', addresses=['198.51.100.7', '2001:db8::5']) as terminal:
             for answer in answers:
                 terminal.answer('Number, or another name or address:', answer)
             text = terminal.answer('Which app is on the phone?', '1\n')
@@ -811,10 +854,10 @@ def test_at_a_terminal_several_addresses_are_offered(machine):
 
 
 def test_a_window_that_is_too_small_is_said(machine):
-    with Terminal(machine, '--app', 'pythonista', rows=24) as terminal:
+    with Terminal(machine, '--installed', '--app', 'pythonista', rows=24) as terminal:
         assert terminal.end() == 0
         assert re.search(r'make the window 3\d rows high', terminal.screen)
-    with Terminal(machine, '--app', 'pythonista', columns=40) as terminal:
+    with Terminal(machine, '--installed', '--app', 'pythonista', columns=40) as terminal:
         assert terminal.end() == 1
         assert 'too wide for this window' in terminal.screen.replace('\r\n', ' ')
         assert code_in(terminal.screen) == []
@@ -822,7 +865,7 @@ def test_a_window_that_is_too_small_is_said(machine):
 
 @pytest.mark.parametrize('key', ['\x03', '\x04'])
 def test_leaving_a_question_is_a_cancel(machine, key):
-    with Terminal(machine) as terminal:
+    with Terminal(machine, '--installed') as terminal:
         terminal.answer('Which app is on the phone?', '')
         terminal.press_until_it_ends(key)
         assert terminal.end() == 130

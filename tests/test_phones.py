@@ -215,7 +215,7 @@ def unfit(text):
 
     An address of more than a line stands alone, so that it can be tapped and copied whole."""
     for line in text.splitlines():
-        words = line.split() if not line.startswith(('paramiko.', '{"event"')) else ()     # the log of -v, events
+        words = line.split() if not line.startswith(('paramiko.', '{"event"', '@@@')) else ()     # the log of -v, events, ssh's own
         for word in words:
             if len(word) <= SCREEN:
                 continue

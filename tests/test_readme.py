@@ -7,14 +7,14 @@ Where a command runs is said by the words after ``` in the text:
     sh server       the server, as the account that is to sign in
     sh tunnel       a computer, beside the tunnel of the block before
     sh real         a computer that has every real part
-    python pythonista, text url, sshconfig      what they say, on the phone
+    text url, sshconfig      what they say, on the phone
 
 What an empty line sets apart is run apart. In a table whose head is `COMMAND …`, each first cell goes on with that command.
 
 The stage is set so that the commands work as they are written: `you` is an account at the embedded server,
 and `server`, `bastion` and `work` are names of it in the ssh configuration. Only this is replaced:
 
-- the address of the raw file of somebody's copy, by the file here;
+- the address of somebody's copy on the web, by one of the files here;
 - in tunnels, the port numbers, which may be in use here;
 - 200 logins, by 2 with the same bad days each time; the file of the recording, by another;
 - a pairing link and a failed address, by ones of this server and this login.
@@ -46,14 +46,14 @@ import test_phones
 from conftest import missing_parts
 from embedded import EmbeddedServer, fingerprint, free_port
 from harness import PATIENCE, ROOT, SCRIPT, Browser, Home, Script
-from test_pair_phone import ED25519, pair_phone, parse
+from test_install import AtServer, copy, in_a_shell, served  # noqa: F401 (a fixture)
+from test_pair_phone import needs_zbar, pair_phone, parse
 from tools import record_check, record_demo
 from waiting import until
 
 READMES = {path: (ROOT / path).read_text(encoding='utf-8') for path in ('README.md', 'scripts/README.md', 'tests/README.md')}
 README, DEPTH, WORK = READMES.values()
 MOST_LINES = 280        # of the first one: it is read in one sitting
-RAW_FILE = 'https://raw.githubusercontent.com/YOU/REPOSITORY/main/scripts/codex_login.py'
 ALSO_NAMED = ('server', 'bastion', 'work')
 INSTALL = 'python3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n'
 DEMO_LIMIT = 120
@@ -74,7 +74,6 @@ def code_blocks(text):
         found += [Block(kind, part.rstrip('\n') + '\n') for part in ([block] if kind in WHOLE else block.split('\n\n'))]
     for command, rows in re.findall(r'^\| `([^`]+)` … \|.*\n\|-.*\n((?:\|.*\n)+)', text, re.MULTILINE):
         found += [Block('sh', f'{command} {rest}\n') for rest in re.findall(r'^\| `([^`]+)` \|', rows, re.MULTILINE)]
-    found += [Block('sh a-shell', words + '\n') for words in re.findall(r'`(scp [^`]+)`', text)]
     return list(dict.fromkeys(found))
 
 
@@ -91,8 +90,7 @@ def blocks(kind, pattern=''):
 
 # --- The stage ----------------------------------------------------------------------------------------------
 
-ashell, bare_ashell, pythonista = test_phones.ashell, test_phones.bare_ashell, test_phones.pythonista
-wheels = test_phones.wheels
+ashell, pythonista = test_phones.ashell, test_phones.pythonista
 
 
 @pytest.fixture
@@ -349,19 +347,26 @@ blocks('sh', '-N -D')      # the proxy of the block after it, tested with that o
 
 # --- At the server ------------------------------------------------------------------------------------------
 
+@needs_zbar
 @blocks('sh server')
-def test_the_server_shows_a_code_that_adds_it(block, tmp_path, monkeypatch, capsys):
-    (tmp_path / 'ssh_host_ed25519_key.pub').write_text(ED25519 + '\n')
-    monkeypatch.setattr(pair_phone, 'SSH_FOLDER', str(tmp_path))
-    monkeypatch.setenv('SSH_CONNECTION', '198.51.100.2 50000 198.51.100.7 22')
-    monkeypatch.chdir(tmp_path)
+def test_the_server_shows_a_code_that_adds_it(block, tmp_path, server):
     program, words = re.fullmatch(r'(?:python3|uv run) (\S+) (.*)', block.text.strip()).groups()
     assert (ROOT / program).samefile(pair_phone.__file__) and headers_dependencies(ROOT / program)
-    assert pair_phone.main(shlex.split(words)) == 0
-    said = capsys.readouterr().out
-    assert 'Scan it' in said and '▀' in said
-    if '--png' in words:
-        assert (tmp_path / 'code.png').read_bytes().startswith(b'\x89PNG')
+    words = re.sub('--png code.png|--host server.example.org', '', words).split()
+    shown = AtServer(server, tmp_path, *words)
+    try:
+        if '--installed' in words:
+            assert parse(shown.link).host == server.address
+        elif 'a-shell' in words:
+            assert 'phone.py' in shown.link
+        elif '--from' in words:
+            assert words[words.index('--from') + 1] in shown.link
+        else:
+            get(re.search("'(http:.*?)'", shown.link)[1])
+        status, said, errors = shown.end()
+        assert 'Scan it' in said and '▀' in said if status == 0 else 'columns wide' in errors and '--from' in words
+    finally:
+        shown.process.kill()
 
 
 # --- On the phones ------------------------------------------------------------------------------------------
@@ -400,28 +405,30 @@ def shell(ashell, server):
     return ashell
 
 
-@blocks('sh a-shell', 'curl')
-def test_the_first_steps_in_a_shell_lead_to_a_login(block, bare_ashell, server):
-    bare_ashell.configure(*ALSO_NAMED, server=server)
-    command = has_command(bare_ashell)
-    shutil.rmtree(command.parent)
-    script = in_shell(bare_ashell, block.text.replace(RAW_FILE, SCRIPT.as_uri()))
-    assert Browser(bare_ashell.sign_in_page(script)).sign_in().status == 200
-    assert script.wait() == 0 and command.read_bytes() == SCRIPT.read_bytes()
-
-
 @pytest.mark.skipif(not shutil.which('scp'), reason='scp is missing: apt install openssh-client')
-@blocks('sh a-shell', '^scp')
+@blocks('sh a-shell', 'scp')
 def test_the_file_can_be_had_from_the_server(block, shell, server):
     shutil.copytree(ROOT / 'scripts', server.home / 'codex-login' / 'scripts')
     (shell.ssh / 'scp').write_text(
         f'UserKnownHostsFile {shell.ssh}/known_hosts\nIdentityFile {shell.ssh}/id_ed25519\n'
         + (shell.ssh / 'config').read_text())
     command = shell.folder / 'bin' / 'codex_login'
-    command.unlink()
+    shutil.rmtree(command.parent)
     script = in_shell(shell, block.text)
     assert script.wait() == 0, script.report()
     assert command.read_bytes() == SCRIPT.read_bytes()
+
+
+@pytest.mark.skipif(not shutil.which('curl'), reason='curl is missing: apt install curl')
+@blocks('sh a-shell', 'PKG_SERVER')
+def test_a_shells_package_manager_has_it(block, shell, copy):
+    (shell.phone.home / 'tmp').mkdir()
+    shutil.rmtree(shell.folder / 'bin')
+    with served(copy.parent) as address:
+        (copy.parent / 'codex-login').symlink_to(copy)
+        script = in_a_shell(shell, block.text.replace('https://server.example.org', address))
+        assert script.wait() == 0, script.report()
+    assert (shell.folder / 'bin' / 'codex_login').read_bytes() == SCRIPT.read_bytes()
 
 
 @blocks('sh a-shell', r'^codex_login work$')
@@ -485,21 +492,6 @@ def test_the_link_of_pythonista_starts_a_login(block, pythonista, server):
     query = urllib.parse.parse_qs(url.query)
     assert url.netloc == 'codex_login.py' and query['action'] == ['run']
     pythonista.sign_in(*query['argv'])
-
-
-@blocks('python pythonista')
-def test_the_line_for_pythonistas_console_brings_the_file(block, pythonista, server):
-    script = pythonista.folder / 'codex_login.py'
-    script.unlink()
-    # The app bundles requests; here these lines do, as far as the README needs it.
-    bundled = pythonista.folder / 'site-packages' / 'requests.py'
-    bundled.parent.mkdir()
-    bundled.write_text('import types, urllib.request\n\ndef get(url):\n'
-                       '    return types.SimpleNamespace(content=urllib.request.urlopen(url).read())\n')
-    subprocess.run([pythonista.stand_in.python, '-c', block.text.replace(RAW_FILE, SCRIPT.as_uri())],
-                   env=pythonista.environment(), check=True, timeout=60)
-    assert script.read_bytes() == SCRIPT.read_bytes()
-    pythonista.know(server).sign_in('home')
 
 
 blocks('python')           # what a story looks like
