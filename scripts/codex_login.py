@@ -3691,6 +3691,7 @@ class Channel:
     Any thread may send: after CLOSE nothing is sent for it. `heard()` is called by the reader, after something has come.
     `failure` is (code, words) where the server would not open it; `broken` says that its connection ended."""
     WINDOW, LARGEST = 1 << 21, 1 << 15         # bytes that the server may send unacknowledged, and in one packet
+    AHEAD = 20_000          # bytes that a program is sent before its window is known: no server's is smaller
     MOST_TOGETHER = 16
 
     def __init__(self, connection, number):
@@ -3699,7 +3700,7 @@ class Channel:
         self.failure, self.broken, self.eof_received, self.exit_status, self.refused = None, False, False, -1, False
         self._lock, self._bell, self._limit = threading.Lock(), None, None
         self._parts, self._errors, self._allowed, self._unacknowledged = deque(), deque(), self.WINDOW, 0
-        self._remote, self._window, self._packet = None, 0, 0
+        self._remote, self._window, self._packet, self._lent, self._is_open = None, 0, self.LARGEST // 2, 0, False
         self._backlog, self.waiting = deque(), 0
         self._finishing = self._eof_sent = self._close_sent = self._close_received = False
 
@@ -3775,7 +3776,7 @@ class Channel:
 
     def room(self):
         """How many bytes leave at once, as far as the server's window goes."""
-        return 0 if self._backlog or self._finishing or self.closed else self._window
+        return 0 if self._backlog or self._finishing or self.closed else max(0, self._window)
 
     def sendall(self, data):
         """Send `data`; what the server's window does not allow waits here. Raises OSError where nothing can be sent any more."""
@@ -3796,7 +3797,7 @@ class Channel:
                 self._drain()
 
     def _drain(self):
-        while self._backlog and self._window:
+        while self._backlog and self._window > 0:
             data = self._backlog.popleft()
             piece = data[:min(self._window, self._packet)]
             if len(piece) < len(data):
@@ -3808,16 +3809,28 @@ class Channel:
             self._eof_sent = True
             self.connection.send(96, self._remote)
 
-    def request(self, name, *fields):
-        """A request that wants an answer (RFC 4254, section 5.4): `refused` says that the server would not."""
+    def execute(self, command, data):
+        """Run `command` (RFC 4254, section 6.5) with `data` on its standard input; `refused` says that the server would not.
+
+        To wait for the window would cost a round trip: sshd's comes with the answer, and is there when the data is."""
         with self._lock:
-            if not self.closed:
-                self.connection.send(98, self._remote, name, True, *fields)
+            if self.closed:
+                return
+            self.connection.send(98, self._remote, 'exec', True, command)
+            if not self._window:
+                self._window = self._lent = self.AHEAD
+        with contextlib.suppress(OSError):      # closed at once: what it says is yet to be read
+            self.sendall(data)
+
+    def execute_ahead(self, command, data):
+        """The same before the channel is open, for the first of a connection: servers count from 0."""
+        self._remote = 0
+        self.execute(command, data)
 
     def close(self):
         """The end, both ways; what it still brings is dropped."""
         with self._lock:
-            if self._remote is not None:        # else when it is open
+            if self._is_open:       # else when it is
                 self._send_close()
             self._close_sent = True
             self._parts.clear()
@@ -3857,9 +3870,17 @@ class Channel:
     def opened(self, remote, window, packet):
         """The other side's number, how many bytes it takes unacknowledged, and in one packet."""
         with self._lock:
-            self._remote, self._window, self._packet = remote, window, max(1, min(packet, self.LARGEST) - 64)
+            if self._remote not in (None, remote):
+                raise load_paramiko().SSHException(f"the server's first channel is its number {remote}")
+            self._remote, self._packet, self._is_open = remote, max(1, min(packet, self.LARGEST) - 64), True
+            self._grant(window)
             if self._close_sent:        # nobody wants it any more
                 self.connection.send(97, remote)
+
+    def _grant(self, size):
+        """So many bytes more may leave, less those that have left before anything was known."""
+        if size:
+            self._window, self._lent = self._window + size - self._lent, 0
 
     def take(self, number, message):
         """Message `number` for this channel."""
@@ -3867,7 +3888,7 @@ class Channel:
             self._take_data(number, message)
         elif number == 93:
             with self._lock:
-                self._window += message.get_int()
+                self._grant(message.get_int())
                 if not self.closed:
                     self._drain()
             if self.room_again:
@@ -3920,14 +3941,14 @@ class Connection:
     Nothing here waits: what is sent leaves when it can. What it calls (`arrived`, `on_end`, what open() and request() are given)
     is called by its reader, which must not be held up. `below` is the connection to the jump host that it goes through.
     """
-    HEARD = (80, 81, 82, 90, 91, 92, *range(93, 101))
+    HEARD = (3, 80, 81, 82, 90, 91, 92, *range(93, 101))       # 3: what was not taken is known otherwise
 
     def __init__(self, sock, board, below=None):
         self.transport = new_transport(sock, board)
         self.stream, self._below = self.transport.sock, below
         self.arrived = None             # (channel, where it was connected to, from where): the server opens one
         self.on_end = []
-        self.over = False
+        self.over = self.given_up = False           # ended; by this side
         self._lock, self._given, self._channels = threading.Lock(), 0, {}
         self._heard, self._requests, self._held = {}, deque(), deque()
         self._waiting_for_room = {}
@@ -3986,13 +4007,17 @@ class Connection:
         for again in waiting:
             again()
 
-    def open(self, kind, fields, answered):
-        """The Channel asked for; answered(channel) is called when it is open, `failure` says why not, or it is `broken`."""
+    def open(self, kind, fields, answered, run=()):
+        """The Channel asked for; answered(channel) is called when it is open, `failure` says why not, or it is `broken`.
+
+        `run` (command, data) leaves with the wish for a connection's first channel."""
         channel = self._new_channel(answered)
         if channel.broken:
             answered(channel)
         else:
             self.send(90, kind, channel.number, channel.WINDOW, channel.LARGEST, *fields)
+            if run:
+                channel.execute_ahead(*run)
         return channel
 
     def _new_channel(self, answered=None):
@@ -4041,12 +4066,12 @@ class Connection:
         channel = self._channel(message)
         if not channel or not channel.answered:
             raise load_paramiko().SSHException('the server answers what was not asked')
-        answered, channel.answered = channel.answered, None
         if number == 91:
             channel.opened(*(message.get_int() for _ in range(3)))
         else:
             channel.failure = message.get_int(), said_in(message)
             self.forget(channel)
+        answered, channel.answered = channel.answered, None
         answered(channel)
 
     def _take_for_channel(self, number, message):
@@ -4097,6 +4122,7 @@ class Connection:
 
     def close(self, politely=True):
         """End it, and the one to the jump host after it. Not `politely`: nothing said through it arrives later after all."""
+        self.given_up = True
         if not politely:
             self.stream.forget_unsent()
         self.transport.close()
@@ -4415,13 +4441,19 @@ class Authentication:
         self._request('publickey', False, signature_algorithm(self._transport, blob), blob)
         return self._outcome(lambda message: True)
 
-    def publickey(self, blob, sign):
-        """Prove to have the private half of `blob`: `sign(data, algorithm)` gives its signature."""
+    def publickey(self, blob, sign, ahead=None):
+        """Prove to have the private half of `blob`: `sign(data, algorithm)` gives its signature.
+
+        `ahead()` has leave with it what should follow, and gives what to call where the server does not let one in by it."""
         algorithm = signature_algorithm(self._transport, blob)
         signed = packet(self.REQUEST, self._user, 'ssh-connection', 'publickey', True, algorithm, blob)
         signature = sign(_string(self._transport.session_id) + signed, algorithm.replace(CERTIFICATE, ''))
         self._request('publickey', True, algorithm, blob, signature)
-        return self._outcome()
+        take_back = ahead and ahead()
+        accepted = self._outcome()
+        if take_back and not self.over:
+            take_back()
+        return accepted
 
     def password(self, secret):
         """Raises Problem('auth') where it is right, and has to be changed."""
@@ -4493,8 +4525,51 @@ class Identity:
         return opened
 
 
+class LastKey:
+    """The key that a server took last: its fingerprint, and the server's version, as text; no secret.
+
+    With it the next login begins in one flight: what is to run at the server leaves together with the proof, and no word is
+    waited for in between. A server that ended a connection at that is asked step by step, until another key or version."""
+    NAME, NOT = 'keys', 'not '          # where the device keeps it; what is put before it after such an end
+
+    def __init__(self, device, account):
+        self._device, self._account = device, account
+        self._last = self._all().get(account, '')
+
+    def _all(self):
+        import json
+        with contextlib.suppress(ValueError, RecursionError):
+            kept = json.loads(self._device.preference(self.NAME) or '{}')
+            return kept if isinstance(kept, dict) else {}
+        return {}
+
+    def _keep(self, last):
+        import json
+        self._last = last
+        self._device.prefer(self.NAME, json.dumps({**self._all(), self._account: last}))
+
+    @staticmethod
+    def _text(blob, version):
+        return f'{fingerprint(blob)} {version}'
+
+    def is_this(self, blob, version):
+        """Whether it is this one, and may fly."""
+        return self._text(blob, version) == self._last
+
+    def took(self, blob, version):
+        """The server has taken this one."""
+        if self._text(blob, version) not in (self._last, self._last[len(self.NOT):]):
+            self._keep(self._text(blob, version))
+
+    def ground(self):
+        """The server has ended a connection at what left ahead."""
+        if self._last.partition(' ')[0] != self.NOT.strip():
+            self._keep(self.NOT + self._last)
+
+
 class Credentials:
     """How a person proves who they are: agent, keys, password; what worked is kept in memory for the next connection."""
+    KEYS_FIRST = ('SSH-2.0-OpenSSH', 'SSH-2.0-dropbear')        # take a key for a beginning; others may end the connection at it
     MOST_LINES, LONGEST_LINE = 30, 500      # of what a server says before it asks
 
     def __init__(self, settings, device):
@@ -4502,8 +4577,8 @@ class Credentials:
         self._server, self._account, self._whom = None, settings.account, harmless(settings.account)
         self._steps = []        # (method, secret) of each step that the server accepted, in order
         self._tried, self._shown, self._judged = [], set(), set()
-        self._was_let_in = self._was_refused = self._was_asked = False
-        self._keys = None
+        self._was_let_in = self._was_refused = self._was_asked = self._flew = False
+        self._keys, self.last_key = None, LastKey(device, settings.account)
 
     @property
     def _nobody(self):
@@ -4515,14 +4590,16 @@ class Credentials:
         """Whether what was accepted may be good for one connection only."""
         return any(method == 'keyboard-interactive' for method, _ in self._steps)
 
-    def use(self, transport):
-        """Authenticate `transport` (RFC 4252). Raises Problem: 'auth' where the server refused, 'connect' where the connection ended."""
-        self._server = Authentication(transport, self._settings.user, self._show_once)
-        # A server of these kinds takes a key for a beginning; others may end the connection at it.
-        keys_first = transport.remote_version.startswith(('SSH-2.0-OpenSSH', 'SSH-2.0-dropbear'))
+    def use(self, transport, ahead=None):
+        """Authenticate `transport` (RFC 4252). Raises Problem: 'auth' where the server refused, 'connect' where the connection ended,
+        'grounded' where it did so because something had left `ahead`, see Authentication: then again, step by step."""
+        self._server, self._flew = Authentication(transport, self._settings.user, self._show_once), False
         try:
-            self._steps, self._was_let_in = self._sign_in(self._server, keys_first), True
+            self._steps, self._was_let_in = self._sign_in(self._server, transport.remote_version, ahead), True
         except LOST as error:
+            if self._flew:
+                self.last_key.ground()
+                raise Problem('grounded', f'{self._settings.alias} wants to be asked step by step.', 'Try again.') from None
             reason = transport.last_words or str(error)
             broke = f'{self._settings.alias} ended the connection during authentication: {reason or "it gave no reason"}.'
             if not self._was_let_in and self._was_refused:
@@ -4530,12 +4607,15 @@ class Credentials:
             slow = ' Some give little time for the answers (LoginGraceTime).' if self._was_asked and not reason else ''
             raise Problem('connect', broke, 'Try again.' + slow) from None
 
-    def _sign_in(self, server, keys_first):
+    def _sign_in(self, server, version, ahead):
         """The steps by which the server let one in: what it accepted before, at once; else what it says that it wants."""
+        def flies(key):
+            return isinstance(key, Identity) and bool(key.blob) and self.last_key.is_this(key.blob, version)
         done, self._tried, self._judged = [], [], set()
-        first = self._identities()[:1] if keys_first and self._settings.methods[:1] == ('publickey',) else []
+        keys_first = version.startswith(self.KEYS_FIRST) and self._settings.methods[:1] == ('publickey',)
+        first = sorted(self._identities(), key=lambda key: not flies(key))[:1] if keys_first else []
         for method, secret in self._steps or [('publickey', key) for key in first]:
-            if not self._attempt(method, secret, done):
+            if not self._attempt(method, secret, done, ahead if flies(secret) else None):
                 self._steps = []        # a code that works once, say
                 break
         ways, asked = self._ways(), False
@@ -4548,6 +4628,8 @@ class Credentials:
             else:
                 asked = True
                 server.none()
+        if keys_first and [method for method, _ in done] == ['publickey']:
+            self.last_key.took(done[0][1].blob, version)
         return done
 
     def _ways(self):
@@ -4573,11 +4655,11 @@ class Credentials:
         hint = f'Tried: {tried}. ' if tried else 'No key was found. '
         return Problem('auth', message, hint + 'Name a key with -i FILE, or check the user name.')
 
-    def _attempt(self, method, secret, done):
+    def _attempt(self, method, secret, done, ahead=None):
         """Whether the server accepted it; then it is added to `done`."""
         server, wanted, given = self._server, self._server.wants, []
         if method == 'publickey':
-            accepted = self._try_key(secret)
+            accepted = self._try_key(secret, ahead)
         else:
             self._tried.append(method)
             accepted = server.password(secret) if method == 'password' else server.interactive(
@@ -4589,14 +4671,15 @@ class Credentials:
                 self._device.keep_secret(self._account, given[0][1] if given else secret)
         return accepted
 
-    def _try_key(self, key):
+    def _try_key(self, key, ahead):
         server = self._server
-        accepted = server.takes(key.blob) if key.blob and key.asks else None
+        accepted = server.takes(key.blob) if key.blob and key.asks and not ahead else None
         if accepted is not False:
             if not key.opened:
                 return False
             try:
-                accepted = server.publickey(*key.opened)
+                self._flew = self._flew or bool(ahead)
+                accepted = server.publickey(*key.opened, ahead)
             except Problem as problem:
                 if problem.kind not in ('agent', 'no-agent'):
                     raise
@@ -4710,11 +4793,13 @@ class Hop:
         self._settings, self._app, self._board = settings, device.app, board
         self._credentials = Credentials(settings, device)
         self._host_keys = HostKeys(settings, device)
+        self._way = None            # (Channel through a jump host, where its answer comes, when it was asked for)
 
-    def connect(self, through=None, limit=None):
+    def connect(self, through=None, limit=None, ahead=None):
         """(an authenticated Connection, the host key's bytes), by TCP or `through` another one. Raises Problem.
 
-        `limit` is for the TCP connection, in seconds; ConnectTimeout where it is None."""
+        `limit` is for the TCP connection, in seconds; ConnectTimeout where it is None. `ahead(connection)` has leave with the
+        proof of a key what should follow, and gives what to call where the server would not have it."""
         sock, round_trip = self._channel(through) if through else self._socket(limit)
         connection = None
         try:
@@ -4724,7 +4809,7 @@ class Hop:
             self._shake_hands(connection)
             blob = connection.transport.get_remote_server_key().asbytes()
             self._host_keys.check(blob)
-            self._credentials.use(connection.transport)
+            self._credentials.use(connection.transport, ahead and functools.partial(ahead, connection))
             long_poll(connection.transport)
             return connection, blob
         except BaseException as error:
@@ -4741,14 +4826,30 @@ class Hop:
         """Whether somebody has to answer before it can be connected to again."""
         return self._credentials.work_once
 
+    def step_by_step(self):
+        """Have nothing leave ahead from now on: the server has ended a connection at it."""
+        self._credentials.last_key.ground()
+
     def _socket(self, limit):
         dialling = Dialling(self._settings, limit or self._settings.connect_timeout, self._app)
         load_paramiko()
         return dialling.socket(), dialling.round_trip
 
+    def reach(self, through):
+        """Ask a jump host's Connection, which may not have let one in yet, for the way to here; gives what takes that back."""
+        answer = Box()
+        channel = through.open('direct-tcpip', (self._settings.host, self._settings.port, '127.0.0.1', 0), answer.put)
+        self._way = channel, answer, elapsed()
+
+        def take_back():
+            through.forget(channel)
+            self._way = None
+        return take_back
+
     def _channel(self, through):
-        settings, began, answer = self._settings, elapsed(), Box()
-        channel = through.open('direct-tcpip', (settings.host, settings.port, '127.0.0.1', 0), answer.put)
+        if not (self._way and self._way[0].connection is through):
+            self.reach(through)
+        settings, (channel, answer, began) = self._settings, self._way
         answer.take(settings.connect_timeout, None)
         if channel.broken or channel.failure or not channel.room():
             through.close()
@@ -4767,12 +4868,14 @@ class Hop:
 
 
 class Wish:
-    """A channel that somebody wants of a Link; `then` gets it, or the Problem, once, on a thread that must not be held up."""
+    """A channel that somebody wants of a Link; `then` gets it, or the Problem, once, on a thread that must not be held up.
 
-    def __init__(self, number, kind, fields, limit, then):
-        self.number, self.kind, self.fields, self.limit, self.then = number, kind, fields, limit, then
+    `run` is (command, data) for a session; it `flew` where that has left before the channel was open."""
+
+    def __init__(self, number, kind, fields, limit, then, run):
+        self.number, self.kind, self.fields, self.limit, self.then, self.run = number, kind, fields, limit, then, run
         self.channel = self.expiry = self.doubt = self.asked = None
-        self.tries, self.over = 0, False
+        self.tries, self.over, self.flew = 0, False, False
 
     @property
     def where(self):
@@ -4822,10 +4925,32 @@ class Link:
         """A Connection to the server, through the jump hosts; closing it closes theirs. The server's host key. Raises Problem.
 
         `limit`: seconds for the TCP connection, where it is not ConnectTimeout."""
+        try:
+            return self._dial(limit)
+        except Problem as problem:
+            if problem.kind != 'grounded':
+                raise
+            return self._dial(limit)
+
+    def _dial(self, limit):
         connection = None
-        for hop in self._hops:
-            connection, blob = hop.connect(connection, limit)
+        for hop, next_hop in zip(self._hops, (*self._hops[1:], None)):
+            connection, blob = hop.connect(connection, limit, next_hop.reach if next_hop else self._fly)
         return connection, blob
+
+    def _fly(self, connection):
+        """Have what waits here leave by a connection that is in the making; gives what puts it back into the line."""
+        with self._lock:
+            wishes, self._wishes = self._wishes, []
+        wishes.sort(key=lambda wish: wish.kind != 'session')        # its channel is to be the first
+        for wish in wishes:
+            self._ask(wish, connection, wish is wishes[0])
+
+        def take_back():
+            for wish in wishes:
+                connection.forget(wish.channel)     # the server has never heard of it
+                self._wish_again(wish)
+        return take_back
 
     def adopt(self, connection):
         """Use `connection` from now on; what there was before is given up."""
@@ -4912,15 +5037,7 @@ class Link:
 
     def run_soon(self, command, data, then):
         """The Wish for the same: then(outcome) gets the Channel or the Problem, on a thread that must not be held up."""
-        def began(outcome):
-            channel = outcome if isinstance(outcome, Channel) else None
-            if channel:
-                channel.settimeout(self.RUN_LIMIT)
-                channel.request('exec', command)
-                with contextlib.suppress(OSError):      # closed at once: what it says is yet to be read
-                    channel.sendall(data)
-            then(outcome)
-        return self.wish('session', (), self.RUN_LIMIT, began)
+        return self.wish('session', (), self.RUN_LIMIT, then, (command, data))
 
     def _wait_for(self, limit, begin):
         box = Box()
@@ -4934,9 +5051,9 @@ class Link:
             raise outcome
         return outcome
 
-    def wish(self, kind, fields, limit, then):
+    def wish(self, kind, fields, limit, then, run=()):
         """The Wish for a channel, within `limit` waking seconds: then(outcome) gets the Channel, or the Problem."""
-        wish = Wish(next(self._numbers), kind, fields, limit, then)
+        wish = Wish(next(self._numbers), kind, fields, limit, then, run)
         wish.expiry = self.board.after(limit, lambda: self._expire(wish))
         with self._lock:
             problem = self._problem
@@ -4961,19 +5078,29 @@ class Link:
                 if not self._wishes or not (connection and connection.alive):
                     break
                 wish = self._wishes.pop(0)
-            if not wish.over:
-                wish.asked = elapsed()
-                wish.doubt = self.board.after(min(connection.patience, wish.limit / 2), lambda wish=wish, connection=connection: (
-                    connection.last_heard > wish.asked or self.suspect(connection)))
-                wish.channel = connection.open(wish.kind, wish.fields, lambda channel, wish=wish: self._answered(wish, channel))
+            self._ask(wish, connection)
         if self._wishes:
             self.ring()
+
+    def _ask(self, wish, connection, ahead=False):
+        if wish.over:
+            return
+        wish.asked, wish.flew = elapsed(), bool(ahead and wish.run)
+        wish.doubt = self.board.after(min(connection.patience, wish.limit / 2), lambda: (
+            connection.last_heard > wish.asked or self.suspect(connection)))
+        wish.channel = connection.open(wish.kind, wish.fields, lambda channel: self._answered(wish, channel), wish.run if wish.flew else ())
 
     def _answered(self, wish, channel):
         """What a connection makes of a wish, on its reader's thread."""
         if channel.broken:
+            if wish.flew and not channel.connection.given_up:
+                self._hops[-1].step_by_step()
             return self._wish_again(wish)
         if not channel.failure:
+            if wish.run:
+                channel.settimeout(self.RUN_LIMIT)
+                if not wish.flew:
+                    channel.execute(*wish.run)
             return self._finish(wish, channel)
         code, words = channel.failure
         if (wish.kind == 'session' or code == 4) and wish.tries < len(self.PAUSES):
@@ -7241,10 +7368,11 @@ class Login:
         self._redirect, completed = redirect, False
         self._device.typed_lines(self._typed)
         try:
+            state = self._find() or self._begin(self._options.again)        # leaves with the first connection
             self._link.connect()
+            self._set('deadline', self._options.timeout)        # somebody may have been asked
             self._link.keep()
             self._open_forwards()
-            state = self._find() or self._begin(self._options.again)
             while state != 'over':
                 event, value = self._next()
                 act = MOVES.get((state, event)) or MOVES.get(('*', event))

@@ -572,6 +572,7 @@ class EmbeddedServer:
     banner: str = ''
     farewell: str = 'Have a good day.'          # the words of its "goodbye"
     refusal: str = 'open failed'                # the words with which it refuses a channel
+    first_channel: int = 0                      # the number of its first one
     shell: str = '/bin/sh'                      # the account's
     forwarding: str = 'allowed'                 # or 'prohibited', or 'failing'
     auth_delay: float = 0.0

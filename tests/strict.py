@@ -563,7 +563,7 @@ class StrictTransport(paramiko.Transport):
     def _new_channel(self, kind):
         with self._numbers:
             # sshd's numbers are used again: what comes late for one channel may meet another.
-            number = next(number for number in itertools.count() if number not in self.channels)
+            number = next(number for number in itertools.count(self.account.first_channel) if number not in self.channels)
             channel = self.channels[number] = StrictChannel(number, kind, self)
         self._channels.put(number, channel)
         return channel
