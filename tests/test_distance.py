@@ -34,7 +34,7 @@ COUNTS = {
     'connection lost to delivered': (5, 5, 5, 6),
     'killed, program gone: start to address of a new one': (6, 6, 6, 9),
     'killed: start to address of the same': (5, 10, 10, 13),
-    'killed: start of --finish to delivered': (8, 11, 11, 14),
+    'killed: start of --finish to delivered': (8, 12, 12, 15),
 }
 
 
