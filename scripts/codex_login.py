@@ -6202,6 +6202,7 @@ family() {          # process $1 and all below it: not every system can give the
   for c in $( (sed 's/ (.*) . / /' /proc/[0-9]*/stat || ps -A -o pid= -o ppid=) 2>/dev/null |
     sed -n "s/^ *\([0-9]*\)  *$1\( .*\)*$/\1/p"); do family "$c"; done
 }
+put() { printf '%s\n' "$2" >"$1" && [ -s "$1" ]; }
 ended() { grep -q "@$N exit " "$d/log"; }
 here() {            # which start of which machine this is, for a folder's name
   b=$(cksum </proc/sys/kernel/random/boot_id) h=$(uname -n | cksum); echo "b${b%% *}n${h%% *}x"
@@ -6215,14 +6216,14 @@ end_attendants() {  # those in the list on standard input, but not this one; $1 
 # nobody else can write, if it may be: from /tmp others can take a name that has become free.
 START = r'''
 tmp=${TMPDIR:-/tmp}
-put() { printf '%s\n' "$2" >"$1" && [ -s "$1" ]; }
 private() {
   case $1 in /*[!A-Za-z0-9._/@+-]*|[!/]*|'') return 1;; esac
   [ -n "$(find "$1/." -prune -type d -user "$(id -u)" ! -perm -020 ! -perm -002)" ]
 }
 make_folder() {
   d=$(mktemp -d "$1/codex-login.$(here)XXXXXXXXXX") && chmod g-s "$d" && mkdir "$d/bin" && : >"$d/log" && put "$d/job" "$JOB" &&
-    put "$d/keeper" "$KEEPER" && if [ "$IN" = yes ]; then mkfifo "$d/stdin" "$d/wake" && : >"$d/out"; fi || return
+    put "$d/keeper" "$KEEPER" && if [ "$IN" = yes ]; then mkfifo "$d/stdin" "$d/wake" && : >"$d/out"; fi &&
+    if [ "$TERMINAL" ]; then put "$d/term" "$TERMINAL" && put "$d/size" "$SIZE"; fi || return
   for name in browser xdg-open open; do put "$d/bin/$name" "$SHIM" && chmod 700 "$d/bin/$name" || return; done
 }
 for runs in yes no; do      # where $BROWSER can be run, if there is such a place
@@ -6261,8 +6262,8 @@ printf '@MARK proof %s %s\n' "$r" "$(printf '%s' "$p" | tail -n 1)"; }'''
 # Codex reads nothing, and what it says is said by others.
 STREAMS = r'''exec </dev/null >>"$d/log" 2>&1'''
 
-# The input of all others comes in numbered pieces, the last one empty; who brings one rings. The fifos are held open by
-# whoever writes and reads: so nobody waits for the other.
+# The input of all others comes in numbered pieces, the last one empty; who brings one rings. The fifo is held open by both
+# for both: so nobody waits for the other.
 OWN_STREAMS = r'''feed() {
   exec 4<>"$d/wake"
   n=1
@@ -6279,6 +6280,35 @@ OWN_STREAMS = r'''feed() {
 exec >>"$d/out" 2>/dev/null 5>>"$d/log"     # "Killed" is not the program's word
 feed >"$d/stdin" 5>&- & f=$!
 exec <"$d/stdin"'''
+# Background jobs of a shell ignore Ctrl-C, and hand that on; few can take it back.
+ON_TERMINAL = r'''
+heard() { case $("$@" </dev/null) in *terminal*) return 0;; esac; return 1; }
+on_terminal() {
+  own=
+  for how in 'env --default-signal=INT,QUIT' 'perl -e $SIG{INT}=$SIG{QUIT}=DEFAULT;exec@ARGV'; do
+    $how true && { own=$how; break; }
+  done
+  if heard env SHELL=/bin/sh script -qfc 'echo terminal' /dev/null; then
+    T=$d/term S=$SHELL SHELL=/bin/sh $own script -qfc 'exec sh "$T"' /dev/null
+  elif heard script -q /dev/null echo terminal; then $own script -q /dev/null sh "$d/term"
+  else
+    python3 -c 'import pty, signal, sys
+for number in signal.SIGINT, signal.SIGQUIT: signal.signal(number, signal.SIG_DFL)
+pty.spawn(sys.argv[1:])' sh "$d/term" || [ -e "$d/tty" ] || printf '@MARK no-terminal\n' >>"$d/log"
+  fi
+  read -r s <"$d/status"
+  return "${s:-255}"
+}'''
+TERMINAL = r'''d=${0%/*} SHELL=${S:-$SHELL} TERM=NAME
+unset T S
+export SHELL TERM
+exec 5>&2 2>/dev/null
+trap : INT QUIT
+tty >"$d/tty"
+read -r c r <"$d/size"
+stty rows "$r" cols "$c"
+(COMMAND 2>&5 5>&-)
+echo $? >"$d/status"'''
 OWN_END = r'''exec </dev/null
 kill "$f"
 size=$(wc -c <"$d/out")'''
@@ -6389,6 +6419,9 @@ echo "$$ $t $I $u" >>"$d/attendants" || { kill "$t" $u; exit; }
 while read -r word n length; do
   case $word in
     in) take "$n" "$length" || break;;
+    size)           # changed twice, so that the program draws itself
+      put "$d/size" "$n $length"
+      [ ! -s "$d/tty" ] || ended || for r in $((length - 1)) "$length"; do stty rows "$r" cols "$n" <"$(cat "$d/tty")"; done;;
     go) known=yes;;
     leave) known=yes; if others "$I" <"$d/attendants"; then : >"$d/left"; else clear_up; fi; say ended; break;;
     stop) known=yes; clear_up; say ended; break;;
@@ -6418,6 +6451,12 @@ class Command(NamedTuple):
     program: str
     codex: bool
     issuer: str = 'auth.openai.com'     # whose pages codex may have opened
+    terminal: str = ''                  # what kind of terminal it has at the server, as TERM; '' for none
+
+    @property
+    def talks(self):
+        """Whether it has streams of its own, for a person to see and to type into."""
+        return not self.codex or bool(self.terminal)
 
 
 def make_command(words, device_auth=False):
@@ -6462,7 +6501,7 @@ class Program:
         self._transcript = Transcript(self.mark)        # of the log; what is its own in it, and its output, to the byte:
         self._seen, self._lines = {1: 0, 2: 0}, {1: Lines(), 2: Lines()}
         self._prompts = {1: '', 2: ''}
-        self._ending = None     # its exit status and the size of its output, until that is here
+        self._ending = self._proved = None      # its exit status and the size of its output; until that is here, its proof
         self._input, self._input_over, self._pieces = bytearray(), False, deque()      # what has not left, and what has
         self._number, self._room, self._size = None, Box(), ()          # of the next piece
         self._word = ''         # what the attendant was told last
@@ -6471,13 +6510,16 @@ class Program:
     def start(self, again=False):
         """Start it, even where a login is present if `again`."""
         command = self.command
-        streams, end, proof = (STREAMS, '', PROOF) if command.codex else (OWN_STREAMS, OWN_END, '')
-        job = JOB.replace('STREAMS', streams).replace('END', end).replace('PROOF', proof)
+        streams, end = (OWN_STREAMS, OWN_END) if command.talks else (STREAMS, '')
+        streams, line = streams + ON_TERMINAL * bool(command.terminal), '(COMMAND 2>&5 5>&-)' if command.talks else 'COMMAND'
+        job = JOB.replace('COMMAND', 'on_terminal' if command.terminal else line).replace('STREAMS', streams).replace('END', end)
+        job = job.replace('PROOF', PROOF if command.codex else '').replace('PROGRAM', command.program)
         job, keeper, shim = (text.replace('MARK', self.mark) for text in (job, KEEPER, SHIM))
-        job, self._number = job.replace('PROGRAM', command.program), 1
-        job = job.replace('COMMAND', command.line if command.codex else f'(exec {command.line} 2>&5 5>&-)')
+        terminal = TERMINAL.replace('NAME', command.terminal) if command.terminal else ''
+        self._number = 1
         self._beginning = {'T': str(self._lifetime + self.GRACE), 'LOOK': 'no' if again else 'yes',
-                           'JOB': job, 'KEEPER': keeper, 'SHIM': shim}
+                           'JOB': job.replace('COMMAND', command.line), 'TERMINAL': terminal.replace('COMMAND', command.line),
+                           'SIZE': '%d %d' % (self._size or (80, 24)), 'KEEPER': keeper, 'SHIM': shim}
         self._attend()
 
     def find(self, folder, mark):
@@ -6521,7 +6563,7 @@ class Program:
     def _write(self, data):
         if data is None:
             self._input_over = True
-        elif not (self._input_over or self.command.codex):
+        elif self.command.talks and not self._input_over:
             self._input += data
         self._feed()
 
@@ -6579,7 +6621,7 @@ class Program:
 
     def _variables(self, **others):
         return {'N': self.mark, 'W': self.command.program, 'CODEX': 'yes' if self.command.codex else 'no', 'I': self._run,
-                'd': self.folder or '', 'IN': 'no' if self.command.codex else 'yes', **others}
+                'd': self.folder or '', 'IN': 'yes' if self.command.talks else 'no', **others}
 
     # -- the attendant: one after the other, each through the connection that there is, until all is said
 
@@ -6681,7 +6723,7 @@ class Program:
         self._number = self._number or not self._pieces and int(number or 0)    # begun by another run, whose pieces are there
         for piece in self._pieces:
             self._send_piece(*piece)
-        if self._size:
+        if self._size and self._last:       # the first one comes with the start
             self.resize(*self._size)
         if self._word:
             self.say(self._word)
@@ -6689,7 +6731,7 @@ class Program:
 
     def _take(self, stream, data):
         """Bytes that the program has printed."""
-        if self.command.codex:
+        if not self.command.talks:
             stream = 1
         elif data:
             self._box.put(('output', (stream, data)))
@@ -6715,6 +6757,8 @@ class Program:
                 if rest := lines.rest:
                     self._box.put(('line', (stream, rest)))
             self._box.put(('exit', self.exited))
+        if self._proved and self.exited is not None:
+            self._proved = self._box.put(('proof', self._proved))
 
     def _left(self, channel):
         """The attendant's channel has ended: another follows, unless all is said, or the server runs nothing."""
@@ -6738,6 +6782,9 @@ class Program:
             needs = '' if missing == self.command.program else f', which {self.command.program} needs,'
             raise Problem('not-installed', f'{missing}{needs} is not installed at {server}: it is not on the PATH of the account, {nor}.',
                           f'Install it there, set PATH in ~/.profile there, or name it: {server} /path/to/codex login')
+        if name == 'no-terminal':
+            raise Problem('remote', f'{server} has nothing that makes a terminal: neither script nor python3.',
+                          'Install one of them there (script comes with util-linux or bsdutils), or leave out -t.')
         if name == 'full':
             raise Problem('remote', f'The temporary folder {text} of {server} cannot be written to; '
                           'the disk may be full.', 'Make room there, or in ~/.cache.')
@@ -6754,7 +6801,8 @@ class Program:
                 self._pieces.popleft()
             return self._feed()
         elif name == 'proof':
-            text = self._proof(text)
+            self._proved = self._proof(text)
+            return
         elif name == 'lost':
             self.lost = text
             return
@@ -7335,7 +7383,7 @@ class Login:
         self._forwards = None
         self._sessions = Sessions(device, report.note)
         self._server = f'{settings.user}@{settings.host}:{settings.port}'
-        self._command = make_command(options.command, options.device_auth)
+        self._command = make_command(options.command, options.device_auth)._replace(terminal=wanted_terminal(options))
         self._redirect = None   # one that a person brought, until the address is known
         self._slept, self._status, self._attempt = False, 0, None
         self._try_anew()
@@ -7472,6 +7520,8 @@ class Login:
     def _begin(self, again):
         """Start the program, in an attempt of its own."""
         self._try_anew()
+        if self._command.terminal:
+            self._attempt.program.resize(*screen_size())
         self._attempt.program.start(again)
         if self._command.codex:
             self._ask_for_way(Courier(self._link, self._attempt.program, CODEX_PORTS[0], 0.0))
@@ -7496,7 +7546,7 @@ class Login:
     def _read_input(self):
         if self._options.no_input:
             self._piped(b'')
-        elif not self._command.codex:
+        elif self._command.talks:
             self._device.piped_bytes(self._piped)
         return 'reading'
 
@@ -7510,7 +7560,7 @@ class Login:
         self._report.program(*output)
 
     def _show_prompt(self, prompt):
-        if not (self._command.codex or self._report.program(prompt[0], b'')):
+        if self._command.talks and not self._report.program(prompt[0], b''):
             self._report.prompt(*prompt)
 
     def _read_line(self, said):
@@ -7520,8 +7570,7 @@ class Login:
             return state
         if self._command.codex and not self._options.verbose:
             attempt.held = [*attempt.held, line][-self.SHOWN_ON_FAILURE:]
-        if self._command.codex and (self._options.verbose or self._options.json) \
-                or not self._command.codex and not self._report.program(stream, b''):
+        if not self._report.program(stream, b'') if self._command.talks else self._options.verbose or self._options.json:
             self._report.line(stream, line)
         return state
 
@@ -7748,7 +7797,7 @@ class Login:
 
     def _take_typed(self, line):
         """A person typed something: the address of a failed page, or what the program reads."""
-        if not (self._command.codex or self._attempt.sign_in and re.match('https?://', line)):
+        if self._command.talks and not (self._attempt.sign_in and re.match('https?://', line)):
             self._attempt.program.write(line.encode() + b'\n')
         elif line:
             try:
@@ -7918,6 +7967,22 @@ class Login:
         raise self._attempt.problem or Problem(
             'remote', f'The redirect was delivered, but the program at {self._settings.alias} did not end.',
             'Look there: codex login status' if self._command.codex else 'Look there, and start again.')
+
+
+def wanted_terminal(options):
+    """The kind of terminal that a program has at the server, as TERM; '' for none. As ssh: -t where there is one, -tt always."""
+    name = os.environ.get('TERM', '') if options.terminal > 1 or options.terminal and is_terminal(sys.stdin) else None
+    return '' if name is None else name if re.fullmatch('[A-Za-z0-9][A-Za-z0-9._+-]{0,50}', name) else 'xterm'
+
+
+def screen_size():
+    """(columns, rows) of this terminal."""
+    for stream in filter(is_terminal, (sys.stdin, sys.stdout, sys.stderr)):
+        with contextlib.suppress(OSError, AttributeError):
+            if all(size := os.get_terminal_size(stream.fileno())):
+                return size
+    import shutil
+    return shutil.get_terminal_size()
 
 
 def signed_in_as(target):
@@ -8360,6 +8425,7 @@ def make_parser():
     add('-g', dest='gateway_ports', action='store_true', help='other devices may use the ports of -L and -D as well')
     add('-W', dest='stdio', help=argparse.SUPPRESS)
     add('-f', dest='background', action='store_true', help=argparse.SUPPRESS)
+    add('-t', dest='terminal', action='count', default=0, help='a terminal for the program, where this is one; -tt: always')
     add('-n', dest='no_input', action='store_true', help='an empty standard input for the program')
     add(*(f'-{letter}' for letter in 'CTaAxk'), dest='as_usual', action='store_true', help='as with ssh: nothing')
     add('-v', dest='verbose', action='store_true', help="show the program's lines and the log of the connection")

@@ -4,6 +4,7 @@ What ssh does is what a test here demands.
 """
 
 import contextlib
+import re
 import socket
 import subprocess
 import sys
@@ -124,6 +125,41 @@ def test_what_goes_to_standard_error_comes_from_standard_error(oracle):
 @pytest.mark.parametrize('stdin', [b'through a pipe\n', b'', b'no end', bytes(range(256)) * 1000])
 def test_a_pipe_reaches_the_command(oracle, stdin):
     assert oracle.run(command='cat', stdin=stdin).same('stdout', 'status').stdout == stdin
+
+
+# What it writes where, reads, and ends with: bytes, streams and statuses are ssh's, for each of these.
+COMMANDS = [
+    ('cat /bin/ls', b''), ('true', b''), ('false', b''), ('printf x', b''), ('printf "a\\n\\nb\\r\\n\\r"', b''),
+    ('echo out; echo err >&2', b''), ('printf e >&2; printf o', b''), ('head -c 3000000 /dev/zero', b''),
+    ('seq 50000; seq 50000 >&2; exit 9', b''), ('cat', b'through a pipe\n'), ('cat', b''), ('cat >&2', bytes(range(256)) * 3000),
+    ('wc -c', b'x' * 3000000), ('head -n 1', b'one\ntwo\nthree\n'), ('head -c 5; exit 4', b'y\n' * 1000000),
+    ('read -r a; read -r b; echo "$b $a"', b'one\ntwo'), ('exec <&-; echo closed', b'not read'), ('tail -n 1', b'a\nb\n' * 99999),
+    ('printf "\\033[31m\\007\\377\\0"', b''), ('umask; pwd; tty; echo "$PATH" | grep -c :', b''), ('no-such-program 2>/dev/null', b''),
+    ('kill -TERM $$', b''), ('sort -u; echo done >&2', b'b\na\nb'), ('(sleep 0.2; echo late) & echo soon; wait', b''),
+    ('printf "@0123456789abcdef exit 0\\n"; exit 3', b''), ('sleep 0.3; printf "no end"; sleep 0.3; exit 129', b''),
+]
+
+
+@pytest.mark.parametrize('command, stdin', COMMANDS)
+def test_bytes_streams_and_status_are_what_ssh_has(oracle, command, stdin):
+    said = oracle.run('-q', command=command, stdin=stdin)
+    said.same('stdout', 'stderr', *['status'] * ('kill' not in command))
+
+
+# The same with a terminal at the server. Its width and height are nobody's here.
+ON_TERMINAL = [
+    ('tty; echo "$TERM"; exit 7', b''), ('read x; echo "got $x" >&2; exit 3', b'hello\n'),
+    ('printf "Continue? [Y/n] "; read -r x; echo "so: $x"', b'y\n'), ('stty -echo; echo ready; read -r x; echo "hidden: $x"', b'secret\n'),
+    ('cat', b'one\ntwo\n\x04'), ('echo out; echo err >&2', b''),
+]
+
+
+@pytest.mark.parametrize('command, stdin', ON_TERMINAL)
+def test_a_terminal_at_the_server_is_what_ssh_has_there(oracle, command, stdin):
+    said = oracle.run('-q', '-tt', command=command, stdin=stdin)
+    said.same('stderr', 'status')
+    ssh, script = (re.sub(rb'/dev/pts/\d+', b'a terminal', one.stdout) for one in (said.ssh, said.script))
+    assert sorted(ssh.split(b'\r\n')) == sorted(script.split(b'\r\n')), str(said.ssh) + str(said.script)     # echo and answer may cross
 
 
 def test_a_command_that_a_signal_ended_has_the_status_that_a_shell_gives_it(oracle):
