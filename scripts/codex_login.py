@@ -6133,7 +6133,8 @@ class Forwards:
 # What goes to the server is POSIX sh, on the standard input of `sh`: the account's own shell parses that one word.
 # All of it stands in one brace group, so that the shell has read it whole before anything in it reads its input.
 #   N     the mark of records                     W  the program's name, looked for on PATH
-#   LOOK  yes: look for a present login first     CODEX  yes: W can tell whether somebody is signed in
+#   LOOK  yes: look for a present login first     CODEX  yes: it is codex's login
+#   A     asks whether somebody is signed in      NEAR   yes: this account's auth.json tells that as well
 #   T     seconds until the program is ended      JOB, KEEPER, SHIM  texts of files, see below
 #   I     whose attendant it is: this run's       d     the private folder
 #   OUT, LOG  from which byte on these are wanted E     where records go; the program's own output goes to 1
@@ -6145,7 +6146,7 @@ class Forwards:
 FIND_PROGRAM = r'''
 found() {           # W, and what its `#!` line asks for; else $missing is the one that is not there
   missing=$W i=
-  f=$(command -v "$W") || return
+  f=$(eval "command -v $W") || return     # W may begin with ~
   [ ! -f "$f" ] || read -r i <"$f"
   case $i in '#!'*[a-z]*) set -- ${i#??};; *) return 0;; esac
   case $1 in */env) shift; while case $1 in -*|*=*) ;; *) false;; esac; do shift; done;; esac
@@ -6179,13 +6180,23 @@ exported() {        # by the login shell, which has 5 s
 } 2>/dev/null
 '''
 
+# Asks the program itself; $s is its exit status, whose login is in codex's file, and all its words in one line.
+ASK = r'''
+home=${CODEX_HOME:-$HOME/.codex}
+ask() {
+  s=$(eval "$A" 2>&1 </dev/null); r=$?
+  who=$([ "$NEAR" != yes ] || sed -n 's/.*"id_token" *: *"[^".]*\.\([^".]*\).*/\1/p' "$home/auth.json" | tr '_-' '/+' | base64 -d |
+    sed -n 's/.*"email" *: *"\([^" ]*\)".*/\1/p') 2>/dev/null
+  s="$r ${who:--} $(printf '%s' "$s" | tr '\n' '\t')"
+  return $r
+}
+'''
+
 LOOK_FOR_LOGIN = r'''
-if [ "$CODEX" = yes ] && [ $there != 0 ]; then say missing "$missing $nor"; exit 127; fi
-auth=${CODEX_HOME:-$HOME/.codex}/auth.json
-if [ "$LOOK$CODEX" = yesyes ] && [ -s "$auth" ] && s=$("$W" login status 2>&1 </dev/null); then
-  who=$(sed -n 's/.*"id_token" *: *"[^".]*\.\([^".]*\).*/\1/p' "$auth" | tr '_-' '/+' | base64 -d 2>/dev/null |
-    sed -n 's/.*"email" *: *"\([^"]*\)".*/\1/p')
-  say present "$(printf '%s' "$s" | tail -n 1)${who:+, $who}"; exit 0
+case $there$CODEX${W##*/} in [!0]*yescodex*) say missing "$missing $nor"; exit 127;; esac
+kept_elsewhere() { grep -Eqs '^ *cli_auth_credentials_store *= *.(keyring|auto)' "$home/config.toml" /etc/codex/config.toml; }
+if [ "$LOOK$CODEX" = yesyes ] && { [ "$NEAR" != yes ] || [ -s "$home/auth.json" ] || kept_elsewhere; } && ask; then
+  say present "$s"; exit 0
 fi
 '''
 
@@ -6244,7 +6255,7 @@ trap : PIPE         # nobody may be left to hear it; a handler, since the progra
 say started "$d"
 '''
 
-# Codex says whether somebody is signed in: asked here, so that the answer is there with its end, for everybody.
+# Some programs say whether somebody is signed in: asked here, so that the answer is there with its end, for everybody.
 JOB = r'''d=${0%/*}
 PATH=$d/bin:$PATH BROWSER=$d/bin/browser PYTHONUNBUFFERED=1; export PATH BROWSER PYTHONUNBUFFERED
 "$BROWSER" 2>/dev/null || BROWSER="sh $BROWSER %s"       # nothing runs from this folder
@@ -6256,8 +6267,8 @@ END
 printf '@MARK exit %s %s\n' "$s" "$size" >>"$d/log"
 PROOF'''
 
-PROOF = r'''[ "$s" != 0 ] || { p=$(PROGRAM login status 2>&1 </dev/null); r=$?
-printf '@MARK proof %s %s\n' "$r" "$(printf '%s' "$p" | tail -n 1)"; }'''
+PROOF = ASK + r'''ask
+printf '@MARK proof %s\n' "$s" >>"$d/log"'''
 
 # Codex reads nothing, and what it says is said by others.
 STREAMS = r'''exec </dev/null >>"$d/log" 2>&1'''
@@ -6327,10 +6338,7 @@ for a in "$@"; do
   case $a in http://*|https://*) printf '@MARK browser %s\n' "$a" >>"${0%/bin/*}/log";; esac
 done'''
 
-STATUS = r'''
-s=$("$W" login status 2>&1 </dev/null); r=$?
-say status "$r $(printf '%s' "$s" | tail -n 1)"
-'''
+STATUS = ASK + 'ask; say status "$s"\n'
 
 FIND_AGAIN = r'''
 gone() {
@@ -6342,9 +6350,8 @@ gone() {
     b*"n${now#*n}"*) say lost restarted;;
     b*n*x*) say lost elsewhere;;
   esac
-  s=
-  if [ "$CODEX" = yes ]; then s=$("$W" login status 2>&1 </dev/null) || s=; fi
-  say gone "$(printf '%s' "$s" | tail -n 1)"; exit 0
+  s=; [ "$CODEX" != yes ] || ask
+  say gone "$s"; exit 0
 }
 as_we_left_it() {   # made by this account, closed to others, nothing in it that leads elsewhere, and by this very login
   u=$(id -u)
@@ -6365,7 +6372,7 @@ say started "$d"
 '''
 
 # What an earlier connection of this very start has begun is gone on with: else two of one login would end each other.
-LAUNCH = 'E=2\n' + FIND_PROGRAM + OURS + r'''
+LAUNCH = 'E=2\n' + FIND_PROGRAM + ASK + OURS + r'''
 for t in "$XDG_RUNTIME_DIR" "$HOME/.cache" "${TMPDIR:-/tmp}"; do
   for f in "$t"/codex-login.*/job; do [ -n "$d" ] || ! grep -q "@$N exit" "$f" || d=${f%/job}; done
 done 2>/dev/null
@@ -6445,12 +6452,39 @@ def launcher(variables, *pieces):
     return ('{\n' + '\n'.join((heads, say, *pieces)) + 'exit 0\n}\n').encode()
 
 
+# Programs that say whether somebody is signed in: the words of a login, those that ask, and what is a yes, with whose it is.
+LOGINS = {
+    'codex': ('login', 'login status', r'(?m)^(?!WARNING).+'),
+    'claude': ('auth login', 'auth status', r'"loggedIn": true(?:[^}]*"email": "(.+?)")?'),
+    'gh': ('auth login', 'auth status', r'Logged in to \S+ (?:account|as) \S+'),
+    'az': ('login', 'account show', r'"user": {[^}]*"name": "(.+?)"'),
+    'wrangler': ('login', 'whoami', r'You are logged in.*?(?=\.(?:\s|$))'),
+    'firebase': ('login', 'login:list', r'Logged in as \S+'),
+}
+NOBODY = re.compile(r'(?im)^.*(not (logged (in|into)|authenticated)\b|"loggedIn": false|az login|no authorized accounts).*')
+# In a line of a shell: a word; an option with its value; the words of a login (the program, `login`, options); how a simple command
+# begins; one with what follows it; and such as may be run once more to ask, since they only set something up.
+WORD = r"""(?:[^\s'"`\\;&|<>()]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+"""
+OPTION = rf'\s+(?:(?:-[cmpC]|--(?:config|enable|disable|model|profile|cd|experimental_[a-z-]+))\s+{WORD}|-{WORD})'
+LOGIN = re.compile(rf"""(?<![^\s/'"(;&|])({'|'.join(LOGINS)})(?:-code|-tools)?(?:@[\w.^~-]+)?['"]?(?:{OPTION})*"""
+                   rf"""\s+((?:auth\s+)?login)((?:{OPTION})*)(?![^\s'"`;&|<>)])""")
+PROGRAM = re.compile(rf'((?:(?:env|exec|command|\w+=(?:{WORD})?)\s+)*)(?!-)([\w./+~@-]+)(?=\s|$)')
+COMMAND = re.compile(rf'((?:[^\S\n]|{WORD})+)(;|&&|\|\|?|&|\n)?')
+SETS_UP = re.compile(r'\s*(?:cd|export|\.|source|set|unset|umask|eval|nvm|conda|module)\s|\s*(?:\w+=\S*\s*)+$')
+
+
 class Command(NamedTuple):
-    """What to run at the server: `line` for its shell, `program` to be found on PATH."""
+    """What to run at the server: `line` for its shell, `program` to be found on PATH.
+
+    `ask`, for its shell as well, has the program `name` of LOGINS say whether somebody is signed in; both are '' where none can.
+    `near` is 'yes' where this account's auth.json tells that too: not in a container, for somebody else, at another server."""
     line: str
     program: str
-    codex: bool
+    codex: bool = False                 # whether it is codex's login by a page or a code: with a key it is like any other program
     issuer: str = 'auth.openai.com'     # whose pages codex may have opened
+    ask: str = ''
+    name: str = ''
+    near: str = 'no'
     terminal: str = ''                  # what kind of terminal it has at the server, as TERM; '' for none
 
     @property
@@ -6458,17 +6492,47 @@ class Command(NamedTuple):
         """Whether it has streams of its own, for a person to see and to type into."""
         return not self.codex or bool(self.terminal)
 
+    def read_status(self, text):
+        """(whether somebody is signed in, None where that is not known; the words that say so) from what ASK has gathered."""
+        status, who, said = (text.split(' ', 2) + ['', ''])[:3]
+        said = '\n'.join(filter(None, (harmless(line).strip() for line in said.split('\t'))))
+        found = self.name and re.search(LOGINS[self.name][2], said)
+        if status != '0' or not found:
+            nobody = NOBODY.search(said)
+            return False if nobody else None, (nobody or found or re.search('.*', said))[0]
+        return True, (f'Logged in as {found[1]}' if found.lastindex else found[0]) + (f', {who}' if '@' in who else '')
+
 
 def make_command(words, device_auth=False):
     """The Command for the words of a command line; `codex login` where there are none."""
     line = ' '.join(words) or 'codex login'
-    if re.fullmatch(r'([\w./+-]*/)?codex login( --device-auth| --experimental_issuer[ =]https?://[\w.:/-]+)*', line):
-        if device_auth and '--device-auth' not in line:
-            line += ' --device-auth'
-        issuer = re.search('--experimental_issuer.(.*?)( |$)', line)
-        return Command(line, line.split()[0], True, *[urlsplit(issuer[1]).netloc] if issuer else [])
-    program = re.match(r'\s*([\w./+-]+)(?=\s|$)', line)
-    return Command(f'"$SHELL" -c {sh_quote(line)}', program[1] if program else 'sh', False)
+    logins = [found for found in LOGIN.finditer(line) if LOGINS[found[1]][0] == ' '.join(found[2].split())
+              and not re.match(rf'(?:{OPTION})*\s+(status|help|-h|--help)\b', line[found.end(2):])]
+    end = logins[-1].end() if logins else len(line)
+    own, asks = up_to_login(line[:end], False), up_to_login(line[:end])
+    begins = PROGRAM.match(own)
+    program = begins[2] if begins else 'sh'
+    if not logins:
+        return Command(f'"$SHELL" -c {sh_quote(line)}', program)
+    whole, name, words, options = logins[-1].group(0, 1, 2, 3)
+    codex, keyed = name == 'codex', '--with-a' in options
+    closing = ''.join(re.findall('[\'"]', re.sub(r"""\\.|'[^']*'|"(?:[^"\\]|\\.)*\"""", '', asks)))[::-1]     # of quotes that are open
+    ask = (f'{asks} status' if codex else asks[:len(asks) - len(words + options)] + LOGINS[name][1]) + closing
+    if codex and device_auth and not keyed and '--device-auth' not in options:
+        line = f'{line[:end]} --device-auth{line[end:]}'
+    near = codex and (program in ('npx', 'bunx') or begins and begins.end(2) > len(own) - len(whole))
+    if not near or begins[1] or not re.fullmatch(r'[\w./+:=@%, -]+', line):         # more than sh and its shell agree on
+        line, ask = (f'"$SHELL" -c {sh_quote(text)}' for text in (line, ask))
+    issuer = re.search(r'--experimental_issuer[ =]https?://([\w.:-]+)', options)
+    return Command(line, program, codex and not keyed, issuer[1] if issuer else 'auth.openai.com', ask, name,
+                   'yes' if near and not re.search('HOME=|credentials_store', line) else 'no')
+
+
+def up_to_login(text, set_up=True):
+    """The simple command that a shell's line ends with; before it, those that only set something up, unless not `set_up`."""
+    def kept(command):
+        return not command[2] or set_up and command[2] in (';', '&&', '\n') and SETS_UP.match(command[1])
+    return COMMAND.sub(lambda command: command[0] if kept(command) else '', re.sub(r'\((?![^()]*\))', '', text)).lstrip(' {')
 
 
 class Program:
@@ -6513,7 +6577,7 @@ class Program:
         streams, end = (OWN_STREAMS, OWN_END) if command.talks else (STREAMS, '')
         streams, line = streams + ON_TERMINAL * bool(command.terminal), '(COMMAND 2>&5 5>&-)' if command.talks else 'COMMAND'
         job = JOB.replace('COMMAND', 'on_terminal' if command.terminal else line).replace('STREAMS', streams).replace('END', end)
-        job = job.replace('PROOF', PROOF if command.codex else '').replace('PROGRAM', command.program)
+        job = job.replace('PROOF', f'A={sh_quote(command.ask)} NEAR={command.near}{PROOF}' if command.ask else '')
         job, keeper, shim = (text.replace('MARK', self.mark) for text in (job, KEEPER, SHIM))
         terminal = TERMINAL.replace('NAME', command.terminal) if command.terminal else ''
         self._number = 1
@@ -6605,7 +6669,7 @@ class Program:
                     while data := channel.recv(65536):
                         for record in transcript.feed(data):
                             if isinstance(record, Record) and record.name == 'status':
-                                return self._proof(record.text)
+                                return self.command.read_status(record.text)
             except Problem as problem:
                 if problem.kind not in ('link', 'remote'):
                     raise
@@ -6614,14 +6678,10 @@ class Program:
         raise Problem('link', f'{self._link.settings.alias} did not say whether the sign-in is complete.',
                       'Ask it yourself: codex login status')
 
-    @staticmethod
-    def _proof(text):
-        status, _, words = text.partition(' ')
-        return status == '0', words
-
     def _variables(self, **others):
-        return {'N': self.mark, 'W': self.command.program, 'CODEX': 'yes' if self.command.codex else 'no', 'I': self._run,
-                'd': self.folder or '', 'IN': 'yes' if self.command.talks else 'no', **others}
+        command = self.command
+        return {'N': self.mark, 'W': command.program, 'CODEX': 'yes' if command.name == 'codex' else 'no', 'A': command.ask,
+                'NEAR': command.near, 'I': self._run, 'd': self.folder or '', 'IN': 'yes' if command.talks else 'no', **others}
 
     # -- the attendant: one after the other, each through the connection that there is, until all is said
 
@@ -6801,13 +6861,15 @@ class Program:
                 self._pieces.popleft()
             return self._feed()
         elif name == 'proof':
-            self._proved = self._proof(text)
+            self._proved = self.command.read_status(text)
             return
         elif name == 'lost':
             self.lost = text
             return
         elif name in ('present', 'gone', 'ended'):
             self._over = True
+            signed_in, words = self.command.read_status(text)
+            text = words if signed_in else ''
         elif name != 'browser':
             return
         self._box.put((name, text))
@@ -7323,7 +7385,9 @@ class Sessions:
 
 # What codex says when it fails, and what helps.
 CODEX_HINTS = (
-    (r'oauth/token\)|Token exchange failed', 'The server itself cannot reach the issuer: look at its proxy, firewall or region.'),
+    (r'oauth/token\)|Token exchange failed.* 403', 'The server itself cannot reach the issuer: look at its proxy, firewall or region. '
+     'codex reads HTTPS_PROXY from $CODEX_HOME/.env (~/.codex/.env).'),
+    (r'Token exchange failed', 'Start again, and sign in on the page that is opened then.'),
     (r'already in use|Address in use', 'Another login or program holds the port at the server: end it, or wait.'),
     (r'Login cancelled|Login was not completed', 'Another login at the server ended this one. Start again.'),
     (r'could not be saved locally', 'Look at disk space and permissions of ~/.codex at the server.'),
@@ -7357,7 +7421,7 @@ class Attempt:
         self.last_page = None           # the target that the redirect's answer led to
         self.denied = False             # whether that redirect said no
         self.forbidden = None           # the Problem that the server lets no redirect through
-        self.problem = None             # why the redirect may not have arrived
+        self.problem = self.failure = None      # why the redirect may not have arrived; how codex failed, until its status is known
         self.asked_about_page = False
         self.offered = []               # what was offered of the clipboard
 
@@ -7532,7 +7596,8 @@ class Login:
 
     def _is_present(self, words):
         self._signed_in(words)
-        if self._device.agrees(f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login)'):
+        if self._device.agrees(f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login, and may '
+                               'end it on other machines that share it)'):
             return self._begin(again=True)
         self._report.note('Nothing was changed. --again signs in anew.')
         return 'over'
@@ -7879,32 +7944,36 @@ class Login:
 
     def _has_ended(self, status):
         attempt = self._attempt
-        if not self._command.codex:
+        if not self._command.ask or status and not self._command.codex:
             self._status = status
             return 'over'
-        if status == 0:
-            self._set('deadline', self.PROOF_LIMIT)
-            return self._is_proved(attempt.proof) if attempt.proof else 'proving'
         if status == TIMED_OUT:             # the server's own end, which is later than ours
-            self._nobody_came(None)
-        text = '\n'.join(line for line in attempt.words()
-                         if not re.match('Starting local login|If your browser|On a remote or|WARNING', line))
-        hint = next((hint for pattern, hint in CODEX_HINTS if re.search(pattern, text)),
-                    'What it needs is not on the PATH of the account: install it, or set PATH in its ~/.profile.' if status == 127 else
-                    'Correct that at the server, then start again.')
-        problem = Problem('remote', f'codex login at {self._settings.alias} failed: {text[-1000:] or f"status {status}"}',
-                          hint, status)
-        if attempt.denied:
-            return self._offer_anew(problem)        # somebody said no on the page, and may do otherwise
-        raise problem
+            return self._nobody_came(None)
+        if status:
+            text = '\n'.join(line for line in attempt.words()
+                             if not re.match('(?i)Starting local login|If your browser|On a remote or|WARNING', line))
+            hint = next((hint for pattern, hint in CODEX_HINTS if re.search(pattern, text)),
+                        'What it needs is not on the PATH of the account: install it, or set PATH in its ~/.profile.' if status == 127 else
+                        'Correct that at the server, then start again.')
+            attempt.failure = Problem('remote', f'codex login at {self._settings.alias} failed: {text[-1000:] or f"status {status}"}',
+                                      hint, status)
+        self._set('deadline', self.PROOF_LIMIT)
+        return self._is_proved(attempt.proof) if attempt.proof and not status else 'proving'
 
     def _prove(self, _):
-        return self._is_proved(self._attempt.program.signed_in())
+        return self._is_proved((None, '') if self._attempt.failure else self._attempt.program.signed_in())
 
     def _is_proved(self, proof):
         signed_in, said = proof
+        if failure := self._attempt.failure:
+            failure.message += '' if signed_in is None else f'\nIts status says: {said}' if signed_in else '\nNobody is signed in there now.'
+            if self._attempt.denied:
+                return self._offer_anew(failure)        # somebody said no on the page, and may do otherwise
+            raise failure
+        if signed_in is None and not self._command.codex:
+            return 'over'
         if not signed_in:
-            raise Problem('not-signed-in', f'codex at {self._settings.alias} ended, but its status says: {said}', 'Start again.')
+            raise Problem('not-signed-in', f'{self._command.name} at {self._settings.alias} ended, but its status says: {said}', 'Start again.')
         for line in self._attempt.words()[-1:]:
             self._report.show(line)
         self._signed_in(said)
@@ -7960,7 +8029,14 @@ class Login:
         self._set('late', self.LAST_LOOK)
 
     def _nobody_came(self, _):
-        raise Problem('timeout', f'Nobody signed in within {self._options.timeout} s.',
+        said = ''
+        with contextlib.suppress(Problem):
+            if self._command.ask and (self._attempt.sign_in or self._attempt.code):
+                self._link.transport(3.0)
+                signed_in, said = self._attempt.program.signed_in()
+                if signed_in and self._command.codex:       # by another way: codex has ended the login of before
+                    return self._signed_in(said)
+        raise Problem('timeout', f'Nobody signed in within {self._options.timeout} s.' + (f' {self._command.name} says: {said}' if said else ''),
                       'Start again; --timeout SECONDS waits longer.', TIMED_OUT)
 
     def _never_ended(self, _):

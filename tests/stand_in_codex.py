@@ -1,6 +1,6 @@
 """A stand-in for `codex` 0.169, and for other CLIs that sign in by a redirect to loopback.
 
-    stand_in_codex.py codex login | login status | login --device-auth | --version
+    stand_in_codex.py codex login | login status | login --device-auth | login --with-api-key | --version; -c KEY=VALUE anywhere
     stand_in_codex.py wrangler login        (and clasp, az, tsh: see CLIS)
 
 What the real ones do was tried out, traps included: a login first removes the old auth.json; a bare /success
@@ -130,7 +130,8 @@ def save_tokens():
 def status():
     """`codex login status`."""
     if auth_file().exists():
-        say('Logged in using ChatGPT\n')
+        key = json.loads(auth_file().read_text()).get('OPENAI_API_KEY')
+        say(f'API key configured - {key[:8]}***\nAuthentication is checked when you send a request.\n' if key else 'Logged in using ChatGPT\n')
         return 0
     say('Not logged in\n')
     return 1
@@ -402,6 +403,19 @@ def device_login():
     return 0
 
 
+def key_login():
+    """Keep the key that comes by standard input, in place of whatever login there was."""
+    say('Reading API key from stdin...\n')
+    key = sys.stdin.read().strip()
+    if not key:
+        say('No API key provided via stdin.\n')
+        return 1
+    auth_file().parent.mkdir(parents=True, exist_ok=True)
+    auth_file().write_text(json.dumps({'OPENAI_API_KEY': key}))
+    say('Successfully logged in\n')
+    return 0
+
+
 def main(name, *words):
     """Run one command; the exit status."""
     # SIGINT ends codex at once and silently, unless whoever started it had it ignored.
@@ -409,9 +423,13 @@ def main(name, *words):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     commands = {('--version',): lambda: print(f'{name}-cli 0.169.0'), ('login',): lambda: login(name)}
     if name == 'codex':
+        while '-c' in words:
+            words = (*words[:words.index('-c')], *words[words.index('-c') + 2:])
+        if words[-1] == 'status':
+            words = tuple(word for word in words if word not in ('--device-auth', '--with-api-key'))
         if words[:2] == ('login', '--experimental_issuer'):
             SCENE['issuer'], words = words[2], words[:1]
-        commands |= {('login', 'status'): status, ('login', '--device-auth'): device_login}
+        commands |= {('login', 'status'): status, ('login', '--device-auth'): device_login, ('login', '--with-api-key'): key_login}
     if words not in commands:
         say(f"error: unexpected argument '{' '.join(words)}' found\n")
         return 2

@@ -166,7 +166,7 @@ READERS = {
         '\0\0\0\x01\0\0\0\x01', '\0\0\0\x0bssh-ed25519', '\0\0\0\x07ssh-rsa', '\0\0\0\x20' + 'k' * 32, '\0\0\0\0', '\xff', 'x'],
         (Problem, ValueError)),
     'host key': (read_host_key, ['\0\0\0\x07', 'ssh-rsa', '\xff', '\0', 'x'], ValueError),
-    'command': (read_command, ['codex', ' ', 'login', '/', '--device-auth', "'", '.', '\n', '$('], ()),
+    'command': (read_command, ['codex', ' ', 'login', '/', '--device-auth', "'", '"', '.', '\n', '$(', '-c', 'k=v', ';', '&&', 'X=', '\\'], ()),
 }
 
 

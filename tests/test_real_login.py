@@ -192,6 +192,24 @@ def test_a_present_login_is_named_kept_and_only_replaced_when_wanted(phone):
     assert phone.left() == []
 
 
+@pytest.mark.parametrize('line, folder', [
+    ('CODEX_HOME=~/other codex login', 'other'), (f'{SERVER_BIN}/codex login', '.codex'), ('codex -c model=o3 login -c a.b=c', '.codex'),
+    ('sh -c "codex login"', '.codex')], ids=['home', 'path', 'options', 'shell'])
+def test_the_real_codex_keeps_its_login_however_it_is_written(phone, line, folder):
+    phone.lab.server_run(['mkdir', '-p', folder])
+    first = phone.run(command=(line,))
+    phone.sign_in(first.wait_for('sign-in')['url'])
+    assert first.wait_for('signed-in')['text'] == 'Logged in using ChatGPT, person@example.test'
+    assert first.wait() == 0
+    tokens = phone.lab.home / folder / 'auth.json'
+    before = tokens.read_text()
+
+    second = phone.run(command=(line,))
+    assert second.wait_for('signed-in')['text'].startswith('Logged in using ChatGPT')
+    assert second.wait() == 0 and tokens.read_text() == before and 'sign-in' not in [event['event'] for event in second.events]
+    assert phone.left() == []
+
+
 def test_the_one_time_code_is_shown_and_the_end_awaited(phone):
     script = phone.run('--device-auth')
     said = script.wait_for('device-code')
@@ -238,6 +256,18 @@ def test_a_failed_token_exchange_points_at_the_server_s_network(phone):
     assert 'Token exchange failed' in error['message']
     assert 'proxy' in error['hint'] and 'server' in error['hint']
     assert phone.left() == []
+
+
+def test_a_code_that_is_too_old_means_start_again_and_whoever_was_signed_in_before_is_so_no_more(phone):
+    first = phone.run()
+    phone.sign_in(first.wait_for('sign-in')['url'])
+    assert first.wait() == 0
+    phone.lab.issuer.configure(token_status=400)
+    script = phone.run('--again')
+    assert '400 Bad Request' in page_after_sign_in(phone, script, 'could not be completed')
+    error = failure(script, status=1, kind='remote')
+    assert 'Token exchange failed' in error['message'] and error['message'].endswith('\nNobody is signed in there now.')
+    assert error['hint'].startswith('Start again') and phone.lab.auth_json() is None and phone.left() == []
 
 
 def test_a_redirect_of_another_attempt_is_refused_and_the_login_goes_on(phone):

@@ -231,7 +231,8 @@ def test_the_failed_page_of_a_login_that_was_begun_by_hand_is_delivered(run, ser
     program, person = by_hand
     script = hand(run, server, person.redirect())
     assert script.wait() == 0 and signed_in(server)
-    assert script.wait_for('callback')['delivered'] and script.wait_for('signed-in')['text'] == 'Logged in using ChatGPT'
+    assert script.wait_for('callback')['delivered']
+    assert script.wait_for('signed-in')['text'] == 'Logged in using ChatGPT, ana@example.com'
     assert program.wait(PATIENCE) == 0 and len(witness.callbacks) == len(witness.to_success) == 1
 
 

@@ -1347,9 +1347,10 @@ def test_codex_login_is_recognised_however_it_is_written(words, device_auth, exp
 
 @pytest.mark.parametrize('words, line, program', [
     (['wrangler', 'login'], 'wrangler login', 'wrangler'),
-    (['cd app && npx wrangler login'], 'cd app && npx wrangler login', 'cd'),
-    (['~/bin/tool', 'login'], '~/bin/tool login', 'sh'),
-    (['A=b', 'tool'], 'A=b tool', 'sh'),
+    (['cd app && npx wrangler login'], 'cd app && npx wrangler login', 'npx'),
+    (['~/bin/tool', 'login'], '~/bin/tool login', '~/bin/tool'),
+    (['A=b', 'tool'], 'A=b tool', 'tool'),
+    (['$HOME/bin/tool'], '$HOME/bin/tool', 'sh'),
     (['codex', 'login', 'status'], 'codex login status', 'codex'),
     (['codex', 'logout'], 'codex logout', 'codex'),
     (['echo', "it's"], "echo it's", 'echo'),
@@ -1359,6 +1360,108 @@ def test_any_other_command_is_for_the_account_s_own_shell_as_with_ssh(words, lin
     assert shlex.split(command.line) == ['$SHELL', '-c', line]
     assert command.program == program and not command.codex
     assert command.line.startswith('"$SHELL" -c ')
+
+
+def shell(text):
+    return f'"$SHELL" -c {script.sh_quote(text)}'
+
+
+IN_SH, IN_ITS_SHELL = (lambda text: text), shell
+
+
+@pytest.mark.parametrize('line, asked, near, whose', [
+    ('codex login', 'codex login status', 'yes', IN_SH),
+    ('codex login -c k=v', 'codex login -c k=v status', 'yes', IN_SH),
+    ('codex -c k=v login', 'codex -c k=v login status', 'yes', IN_SH),
+    ("codex -c 'k=\"v w\"' login", "codex -c 'k=\"v w\"' login status", 'yes', IN_ITS_SHELL),
+    ('codex login --device-auth', 'codex login --device-auth status', 'yes', IN_SH),
+    ('codex -c cli_auth_credentials_store=auto login', 'codex -c cli_auth_credentials_store=auto login status', 'no', IN_SH),
+    ('CODEX_HOME=/x codex login', 'CODEX_HOME=/x codex login status', 'no', IN_ITS_SHELL),
+    ('X="a b" codex login', 'X="a b" codex login status', 'yes', IN_ITS_SHELL),
+    ('X="it\'s" codex login', 'X="it\'s" codex login status', 'yes', IN_ITS_SHELL),
+    ('env X=y codex login', 'env X=y codex login status', 'yes', IN_ITS_SHELL),
+    ('~/.local/bin/codex login', '~/.local/bin/codex login status', 'yes', IN_ITS_SHELL),
+    ('"$HOME/my bin/codex" login', '"$HOME/my bin/codex" login status', 'no', IN_ITS_SHELL),
+    ('npx -y @openai/codex@latest login', 'npx -y @openai/codex@latest login status', 'yes', IN_SH),
+    ('sudo -u bob codex login', 'sudo -u bob codex login status', 'no', IN_ITS_SHELL),
+    ('docker exec -i box codex login', 'docker exec -i box codex login status', 'no', IN_ITS_SHELL),
+    ('ssh inner codex login', 'ssh inner codex login status', 'no', IN_ITS_SHELL),
+    ('su - bob -c "codex login"', 'su - bob -c "codex login status"', 'no', IN_ITS_SHELL),
+    ('ssh a "sh -c \'codex login -c k=v; date\'" && date', 'ssh a "sh -c \'codex login -c k=v status\'"', 'no', IN_ITS_SHELL),
+    ('cd /x && codex login 2>&1 | tee log', 'cd /x && codex login status', 'yes', IN_ITS_SHELL),
+    ('codex logout; codex login', 'codex login status', 'yes', IN_ITS_SHELL),
+    ('printenv KEY | codex login --with-api-key', 'codex login --with-api-key status', 'yes', IN_ITS_SHELL),
+    ('npm install -g @openai/codex && codex login', 'codex login status', 'yes', IN_ITS_SHELL),
+    ('. ~/.nvm/nvm.sh; nvm use 22 && (codex login)', '. ~/.nvm/nvm.sh; nvm use 22 && codex login status', 'yes', IN_ITS_SHELL),
+])
+def test_what_stands_before_login_asks_whether_somebody_is_signed_in_and_does_nothing_else(line, asked, near, whose):
+    command = script.make_command(line.split(' '))
+    assert (command.name, command.line, command.ask, command.near) == ('codex', whose(line), whose(asked), near)
+    assert command.codex == ('api-key' not in line)
+
+
+@pytest.mark.parametrize('line, asked', [
+    ('npx wrangler login --browser=false', 'npx wrangler whoami'), ('claude auth login', 'claude auth status'),
+    ('gh auth login --hostname github.com', 'gh auth status'), ('az login --use-device-code', 'az account show'),
+    ('npx firebase-tools login', 'npx firebase-tools login:list'), ('sudo -u bob /opt/gh auth login', 'sudo -u bob /opt/gh auth status')])
+def test_other_programs_are_asked_in_their_own_words(line, asked):
+    command = script.make_command([line])
+    assert (command.ask, command.codex, command.near) == (shell(asked), False, 'no')
+
+
+@pytest.mark.parametrize('line', [
+    'codex login status', 'codex login -c k=v status', 'codex login help', 'codex login --help', 'codex mcp login x', 'codex exec login',
+    'codex logout', 'my-codex login', 'codexlogin', 'firebase login:ci', 'gh repo list', 'az account show', 'codex'])
+def test_what_only_looks_like_a_login_is_none(line):
+    assert script.make_command([line]).ask == '' and not script.make_command([line], device_auth=True).codex
+
+
+@pytest.mark.parametrize('option', ['--with-api-key', '--with-access-token'])
+def test_a_key_that_is_read_from_standard_input_is_codex_but_no_login_with_a_page(option):
+    command = script.make_command([f'codex login {option}'], device_auth=True)
+    assert command == script.Command(f'codex login {option}', 'codex', False, ask=f'codex login {option} status', name='codex', near='yes')
+
+
+def test_a_code_is_asked_for_where_login_has_its_options():
+    assert script.make_command(['codex -c k=v login -c a=b'], True).line == 'codex -c k=v login -c a=b --device-auth'
+    assert script.make_command(['ssh inner "codex login"'], True).line == shell('ssh inner "codex login --device-auth"')
+
+
+@pytest.mark.parametrize('name, text, signed_in, words', [
+    ('codex', '0 - Logged in using ChatGPT', True, 'Logged in using ChatGPT'),
+    ('codex', '0 a@b.example Logged in using ChatGPT', True, 'Logged in using ChatGPT, a@b.example'),
+    ('codex', '0 - API key configured - sk-proj-***1\tAuthentication is checked when you send a request.', True,
+     'API key configured - sk-proj-***1'),
+    ('codex', '0 - WARNING: no PATH aliases\tLogged in using ChatGPT', True, 'Logged in using ChatGPT'),
+    ('codex', '1 - WARNING: no PATH aliases\tNot logged in', False, 'Not logged in'),
+    ('codex', '1 - Error checking login status: no secret service provider or dbus session found', None,
+     'Error checking login status: no secret service provider or dbus session found'),
+    ('codex', '', None, ''), ('codex', '127 - sh: 1: codex: not found', None, 'sh: 1: codex: not found'),
+    ('claude', '0 - {\t  "loggedIn": true,\t  "authMethod": "claude.ai",\t  "email": "ana@example.com",\t  "orgId": null\t}', True,
+     'Logged in as ana@example.com'),
+    ('claude', '0 - {\t  "loggedIn": true,\t  "authMethod": "api_key"\t}', True, '"loggedIn": true'),
+    ('claude', '1 - {\t  "loggedIn": false,\t  "authMethod": "none"\t}', False, '"loggedIn": false,'),
+    ('gh', '0 - github.com\t  \x1b[0;32m✓\x1b[0m Logged in to github.com account \x1b[0;1mana\x1b[0m (keyring)', True,
+     'Logged in to github.com account ana'),
+    ('gh', '0 - github.com\t  ✓ Logged in to github.com as ana (/home/ana/.config/gh/hosts.yml)', True, 'Logged in to github.com as ana'),
+    ('gh', '1 - You are not logged into any GitHub hosts. Run gh auth login to authenticate.', False,
+     'You are not logged into any GitHub hosts. Run gh auth login to authenticate.'),
+    ('gh', '1 - github.com\t  X github.com: authentication failed', None, 'github.com'),
+    ('az', '0 - {\t  "name": "Pay",\t  "tenantId": "2",\t  "user": {\t    "name": "ana@example.com",\t    "type": "user"\t  }\t}', True,
+     'Logged in as ana@example.com'),
+    ('az', "1 - ERROR: Please run 'az login' to setup account.", False, "ERROR: Please run 'az login' to setup account."),
+    ('wrangler', '0 - \t ⛅️ wrangler 4.86.0\tGetting User settings...\t👋 You are logged in with an OAuth Token, associated with the email '
+     'ana@example.com.\t┌──┐', True, 'You are logged in with an OAuth Token, associated with the email ana@example.com'),
+    ('wrangler', '0 - \t ⛅️ wrangler 4.86.0\tYou are not authenticated. Please run `wrangler login`.', False,
+     'You are not authenticated. Please run `wrangler login`.'),
+    ('wrangler', "1 - ✘ [ERROR] Unable to resolve Cloudflare's API hostname", None, "✘ [ERROR] Unable to resolve Cloudflare's API hostname"),
+    ('firebase', '0 - Logged in as ana@example.com\t\tOther available accounts (switch with "firebase login:use")', True,
+     'Logged in as ana@example.com'),
+    ('firebase', '0 - ⚠  No authorized accounts, run "firebase login"', False, '⚠  No authorized accounts, run "firebase login"'),
+    ('', '0 - anything', None, 'anything'),
+])
+def test_what_programs_say_of_who_is_signed_in(name, text, signed_in, words):
+    assert script.Command('x', 'x', name=name).read_status(text) == (signed_in, words)
 
 
 # --- -L, -R and -D ------------------------------------------------------------------------------------------
