@@ -396,7 +396,7 @@ class Browser:
         with contextlib.closing(connection):
             visit = [f'GET {address}', 'no answer']
             self.visits.append(visit)
-            connection.request('GET', url.path + (f'?{url.query}' if url.query else ''))
+            connection.request('GET', (url.path or '/') + (f'?{url.query}' if url.query else ''))
             answer = connection.getresponse()
             page = Page(address, answer.status, dict(answer.headers), answer.read().decode(errors='replace'))
             visit[1] = f'{page.status} {page.headers.get("Location", "")} {page.text[:200]!r}'

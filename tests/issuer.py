@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -75,8 +76,8 @@ class Issuer:
         return answer['requests']
 
 
-def make_certificates(folder: Path) -> tuple[Path, Path, str]:
-    """A throw-away authority and a certificate for the issuer.
+def make_certificates(folder: Path, names: Sequence[str] = (NAME,)) -> tuple[Path, Path, str]:
+    """A throw-away authority and a certificate for the issuer of these names.
 
     Returns the authority's file, the file with certificate and key, and the hash of the certificate's public
     key as Chromium's --ignore-certificate-errors-spki-list wants it.
@@ -102,9 +103,9 @@ def make_certificates(folder: Path) -> tuple[Path, Path, str]:
 
     authority = certificate(authority_name, authority_key.public_key(),
                             [(x509.BasicConstraints(ca=True, path_length=0), True)])
-    leaf = certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)]), key.public_key(),
+    leaf = certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]), key.public_key(),
                        [(x509.BasicConstraints(ca=False, path_length=None), True),
-                        (x509.SubjectAlternativeName([x509.DNSName(NAME), x509.DNSName('localhost'),
+                        (x509.SubjectAlternativeName([*map(x509.DNSName, names), x509.DNSName('localhost'),
                                                       x509.IPAddress(ipaddress.ip_address('127.0.0.1'))]),
                          False)])
     pem = serialization.Encoding.PEM
@@ -272,8 +273,8 @@ class _Server(ThreadingHTTPServer):
         """A client that hangs up is no news here."""
 
 
-def _jwt() -> str:
-    claims = {'email': ACCOUNT, 'exp': int(time.time()) + 3600, 'sub': 'user-1',
+def _jwt(**more) -> str:
+    claims = {**more, 'email': ACCOUNT, 'exp': int(time.time()) + 3600, 'sub': 'user-1',
               'https://api.openai.com/auth': {'chatgpt_plan_type': 'plus', 'chatgpt_user_id': 'user-1',
                                               'user_id': 'user-1', 'chatgpt_account_id': 'account-1'}}
     parts = ({'alg': 'none', 'typ': 'JWT'}, claims)
