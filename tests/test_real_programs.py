@@ -140,7 +140,6 @@ def test_a_program_signs_in(program, tmp_path):
         assert person.by_script()
 
 
-@pytest.mark.xfail(reason='no terminal at the server yet (-t)')
 @each([program for program in PROGRAMS if program.asks])
 def test_a_program_takes_the_code_that_its_page_shows(program, tmp_path):
     with person_of(program, tmp_path) as person:
