@@ -7411,7 +7411,8 @@ class Attempt:
         self.box = Box()
         self.program = Program(link, command, self.box, timeout)
         self.started = time.time()
-        self.found = False              # whether it was begun by an earlier run
+        self.found = False              # whether it was begun by an earlier run; the hash_of the state of its last address then
+        self.opened_last = ''
         self.shared = False             # whether another one waits for it as well: then it is not ours to end
         self.finder = Finder(strict=command.codex)
         self.code = self.sign_in = self.visits = self.courier = None
@@ -7560,7 +7561,7 @@ class Login:
             if self._redirect:
                 raise self._gone()
             return None
-        self._attempt.started = session.started
+        self._attempt.started, self._attempt.opened_last = session.started, session.state
         self._attempt.program.find(session.folder, session.mark)
         return 'finding'
 
@@ -7687,9 +7688,14 @@ class Login:
     def _open(self, found):
         """Everything between the address and the person's browser: check, listen, copy, open."""
         attempt, codex, before = self._attempt, self._command.codex, self._attempt.sign_in
+        if attempt.opened_last not in ('', hash_of(found.state)):
+            return None                             # of before the one that waits
+        attempt.opened_last = ''
         if found.kind == 'leaving' or not self._redirect:
             self._check_page(found.url)
-        pending = Pending(found.port, found.path, hash_of(found.state), found.served, codex)
+        # A page that reads the answer behind the `#` comes first, and is the program's own.
+        served = found.served or not codex and bool(re.search('response_mode=fragment|response_type=(id_)?token', found.url))
+        pending = Pending(found.port, found.path, hash_of(found.state), served, codex)
         attempt.sign_in = found
         if before and before.port == found.port:
             attempt.visits.renew(pending)

@@ -498,6 +498,18 @@ def test_a_second_sign_in_of_the_same_command_is_opened_as_well(run, server, hom
     assert script.wait() == 0 and home.opened == [first, second]
 
 
+def test_a_login_that_is_gone_on_with_opens_the_page_that_was_opened_last(run, server, home):
+    server.install('wrangler')
+    killed = run(command=('wrangler login && wrangler login',))
+    Browser(first := killed.wait_for('sign-in')['url']).sign_in()
+    second = killed.wait_for('sign-in')['url']
+    killed.wait_for('opened')
+    killed.kill()
+    script = run(command=('wrangler login && wrangler login',))
+    assert script.wait_for('sign-in')['url'] == second and Browser(second).sign_in().status == 200
+    assert script.wait() == 0 and home.opened == [first, second, second]
+
+
 @pytest.mark.quick
 def test_a_one_time_code_of_any_program_is_copied_and_its_page_opened(run, home):
     script = run(command=('echo "! First copy your one-time code: 4261-1EFE"; echo "Open this URL to continue in your web browser: '

@@ -168,6 +168,17 @@ def test_a_form_post_program_takes_nothing_else(start):
 
 
 @pytest.mark.quick
+def test_a_fragment_program_shows_its_page_and_takes_what_that_posts(start):
+    program = start('fragment')
+    assert program.fields['response_mode'] == 'fragment'
+    assert program.ask('/callback?' + program.code()).status == 400
+    assert 'location.hash' in program.ask('/callback').read().decode()
+    assert program.ask('/callback', 'POST', program.code(state='another')).status == 400
+    assert program.ask('/callback', 'POST', program.code()).status == 200
+    assert program.end() == SIGNED_IN
+
+
+@pytest.mark.quick
 def test_a_program_that_leaves_its_listener_has_ended_before_anybody_comes(start, tmp_path):
     program = start('leaves_listener')
     assert program.end() == (0, '')
@@ -292,6 +303,22 @@ def test_a_program_that_wants_its_answer_posted_is_signed_in(sign_in):
     with contextlib.closing(connection):
         connection.request('POST', url.path, form, {'Content-Type': 'application/x-www-form-urlencoded'})
         assert connection.getresponse().read() == b'You are signed in.'
+    assert signed_in(script)
+
+
+def test_a_program_whose_page_reads_the_answer_behind_the_hash_is_signed_in(sign_in):
+    script, address = sign_in('fragment')
+    browser = Browser(address, SOON)
+    target, _, form = browser.redirect().partition('?')
+    for _ in range(2):          # a person may load it again
+        assert 'location.hash' in browser.get(target).text
+    url = urllib.parse.urlsplit(target)
+    for form, status in ((form.replace('state=', 'state=x'), 400), (form, 200)):
+        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=SOON)
+        with contextlib.closing(connection):
+            connection.request('POST', url.path, form, {'Content-Type': 'text/plain', 'Origin': f'http://{url.netloc}',
+                                                        'Sec-Fetch-Site': 'same-origin', 'Sec-Fetch-Mode': 'cors'})
+            assert connection.getresponse().status == status
     assert signed_in(script)
 
 

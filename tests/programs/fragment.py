@@ -1,0 +1,20 @@
+"""The answer stands behind the `#`, which no browser sends: the page at the redirect reads it there and posts it (response_mode=fragment)."""
+
+import kit
+
+PAGE = """<script>fetch('/callback', {method: 'POST', body: location.hash.slice(1)}).then(() => document.write('You are signed in.'))</script>"""
+
+listener, port = kit.listen()
+kit.show(kit.issuer(f'http://localhost:{port}/callback', response_mode='fragment'))
+while True:
+    sock = listener.accept()[0]
+    with sock, sock.makefile('rb') as stream:
+        try:
+            request = kit.Request(stream)
+        except EOFError:
+            continue
+        if request.path == '/callback' and request.method == 'POST' and request.brings('body'):
+            kit.answer(sock, '200 OK', 'You are signed in.')
+            break
+        kit.answer(sock, *('200 OK', PAGE) if request.target == '/callback' and request.method == 'GET' else ('400 Bad Request', 'Not this sign-in.'))
+kit.done()
