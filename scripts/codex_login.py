@@ -5275,7 +5275,7 @@ class _Keeper:
     def _doubted_at(self):
         settings, round_trip, wary = self._link.settings, max(self._round_trips), self._link.needs_person
         if self._link.suspected:
-            return self._asked + max(3.0 if wary else 0.5, 3 * round_trip)
+            return self._asked + max(3.0 if wary else 0.3, 2 * round_trip)
         return self._asked + max(settings.alive_interval * (settings.alive_count - 1), 3.0, 4 * round_trip)
 
     def _given_up_at(self):

@@ -4,17 +4,23 @@ What a server of some kind does not take falls back by itself. Whether it did is
 """
 
 import contextlib
+import importlib
 import json
+import sys
+import types
 
 import pytest
 import servers
 from embedded import EmbeddedServer
-from harness import Browser, Home, Script
+from harness import SCRIPT, Browser, Home, Script
 from relay import Relay
 from test_distance import LONG, known_at
 
+sys.path.insert(0, str(SCRIPT.parent))
+script = importlib.import_module('codex_login')
+
 AS_SSHD = 'SSH-2.0-OpenSSH_9.9'
-STEP_BY_STEP, IN_ONE_FLIGHT = 7, 5
+STEP_BY_STEP, IN_ONE_FLIGHT = 6, 4
 """Round trips from the start to the address, at most."""
 
 
@@ -33,25 +39,28 @@ class Phone:
         """Whether the server is of a kind that is known to take it."""
         return getattr(self.server, 'maker', 'OpenSSH') in ('OpenSSH', 'dropbear')
 
-    def start(self, *words):
-        """The script, and the round trips until its address was shown; the login is then cancelled."""
+    def run(self, *words, **how):
+        """The script, under way."""
         self.relay.settle()
-        with Script(self.home, *words, '-p', self.relay.port, f'{self.server.user}@127.0.0.1') as script:
-            script.wait_for('sign-in', LONG)
+        return Script(self.home, *words, '-p', self.relay.port, f'{self.server.user}@127.0.0.1', **how)
+
+    def start(self, *words):
+        """Until the address is shown, and how many round trips that took; the login is then cancelled."""
+        with self.run(*words) as login:
+            login.wait_for('sign-in', LONG)
             trips = self.relay.trips()
-            script.interrupt()
-            assert script.wait(LONG) == 130
+            login.interrupt()
+            assert login.wait(LONG) == 130
         return trips
 
     def sign_in(self, *words):
         """The same with a login that is completed."""
-        self.relay.settle()
-        with Script(self.home, *words, '-p', self.relay.port, f'{self.server.user}@127.0.0.1') as script:
-            url = script.wait_for('sign-in', LONG)['url']
+        with self.run(*words) as login:
+            url = login.wait_for('sign-in', LONG)['url']
             trips = self.relay.trips()
             browser = Browser(url, LONG)
             page = browser.in_background(browser.sign_in)
-            assert page(LONG).status == 200 and script.wait(LONG) == 0
+            assert page(LONG).status == 200 and login.wait(LONG) == 0
         return trips
 
     def change_key(self):
@@ -88,6 +97,21 @@ def embedded(tmp_path):
         yield phone
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize('words', [(), ('rclone', 'config')], ids=' '.join)
+def test_what_is_to_run_is_small_enough_to_leave_before_the_servers_window_is_known(words):
+    """dropbear's is the smallest, 24 KiB; what is more than AHEAD waits for it."""
+    sent = []
+
+    class Link:
+        settings, board = types.SimpleNamespace(alias='server'), None
+
+        def run_soon(self, command, data, then):
+            sent.append(data)
+    script.Program(Link(), script.make_command(words), script.Box(), 900).start()
+    assert len(sent[0]) <= script.Channel.AHEAD < 24576
+
+
 def test_the_second_login_needs_two_round_trips_less(phone):
     first, second = phone.sign_in(), phone.start('--again')
     print(f'{phone.server.maker}: {first}, then {second}')
@@ -104,7 +128,7 @@ def test_a_key_that_was_withdrawn_since_is_followed_by_the_next_one(phone):
     trips, remembered = phone.start('--again'), phone.remembered if phone.flies else '-'
     assert remembered != before
     # sshd says of each message that it does not take it, and goes on with the same connection; dropbear ends it.
-    assert phone.server.maker != 'OpenSSH' or trips == 8
+    assert phone.server.maker != 'OpenSSH' or trips == 7
     if phone.flies:
         assert phone.start('--again') <= IN_ONE_FLIGHT
 
@@ -112,11 +136,11 @@ def test_a_key_that_was_withdrawn_since_is_followed_by_the_next_one(phone):
 def test_a_key_that_was_withdrawn_since_leaves_the_password(embedded):
     embedded.sign_in()
     (embedded.server.home / '.ssh' / 'authorized_keys').write_text('')
-    with Script(embedded.home, '--again', '-p', embedded.relay.port, f'{embedded.server.user}@127.0.0.1', terminal=True, json_events=False) as script:
-        script.answer('password:', embedded.server.password)
-        script.wait_for_text('https://', LONG)
-        script.interrupt()
-        assert script.wait(LONG) == 130
+    with embedded.run('--again', terminal=True, json_events=False) as login:
+        login.answer('password:', embedded.server.password)
+        login.wait_for_text('https://', LONG)
+        login.interrupt()
+        assert login.wait(LONG) == 130
     assert embedded.server.complaints == []
 
 
@@ -159,7 +183,7 @@ def test_nothing_flies_to_a_server_whose_host_key_has_changed(embedded):
     embedded.sign_in()
     embedded.server.seed = 2
     notes = len(embedded.server.notes)
-    with Script(embedded.home, '--again', '-p', embedded.relay.port, f'{embedded.server.user}@127.0.0.1') as script:
-        assert script.wait_for('error', LONG)['kind'] == 'host-key'
-        assert script.wait(LONG) == 255
+    with embedded.run('--again') as login:
+        assert login.wait_for('error', LONG)['kind'] == 'host-key'
+        assert login.wait(LONG) == 255
     assert not [note for note in embedded.server.notes[notes:] if 'publickey' in str(note) or 'exec' in str(note)]
