@@ -6496,9 +6496,8 @@ class Command(NamedTuple):
         """(whether somebody is signed in, None where that is not known; the words that say so) from what ASK has gathered."""
         status, who, said = (text.split(' ', 2) + ['', ''])[:3]
         said = '\n'.join(filter(None, (harmless(line).strip() for line in said.split('\t'))))
-        found = self.name and re.search(LOGINS[self.name][2], said)
-        if status != '0' or not found:
-            nobody = NOBODY.search(said)
+        nobody, found = NOBODY.search(said), self.name and re.search(LOGINS[self.name][2], said)
+        if nobody or not found or self.name == 'codex' and status != '0':
             return False if nobody else None, (nobody or found or re.search('.*', said))[0]
         return True, (f'Logged in as {found[1]}' if found.lastindex else found[0]) + (f', {who}' if '@' in who else '')
 
@@ -6507,7 +6506,7 @@ def make_command(words, device_auth=False):
     """The Command for the words of a command line; `codex login` where there are none."""
     line = ' '.join(words) or 'codex login'
     logins = [found for found in LOGIN.finditer(line) if LOGINS[found[1]][0] == ' '.join(found[2].split())
-              and not re.match(rf'(?:{OPTION})*\s+(status|help|-h|--help)\b', line[found.end(2):])]
+              and not re.match(rf'(?:{OPTION})*\s+(status\b|help\b|--help|-h(?![\w\s]))', line[found.end(2):] + ';')]
     end = logins[-1].end() if logins else len(line)
     own, asks = up_to_login(line[:end], False), up_to_login(line[:end])
     begins = PROGRAM.match(own)

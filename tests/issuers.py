@@ -103,6 +103,9 @@ class _Handler(issuer._Handler):
         if path == '/mcp':
             return self._mcp(body)
         who = {'data': {'viewer': {'login': 'person'}}, 'account': {'uuid': '1', 'email': issuer.ACCOUNT}, 'organization': {'uuid': '2'}, 'email': issuer.ACCOUNT, 'id': '1', 'sub': '1', 'name': 'Person', 'verified_email': True}
+        if self.host == 'api.cloudflare.com':
+            one = {'id': '1', 'name': 'Person', 'email': issuer.ACCOUNT, 'account': {'id': '1', 'name': 'Person'}}
+            who = {'success': True, 'errors': [], 'messages': [], 'result': one if path.endswith('/user') else [one]}
         return self._json(200, who)
 
     def _discovery(self, path):

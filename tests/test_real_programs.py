@@ -65,6 +65,7 @@ class Person:
                 script.interrupt()
             status = script.wait()
             print(script.report())
+            assert any('person' in event['text'] for event in script.events if event['event'] == 'signed-in') == (program.name in NAMED)
             return (program.end or status == 0) and self.issuers.exchanges() == [200]
 
     def by_ssh(self):
@@ -91,6 +92,8 @@ class Person:
             return (program.end or running.wait(LIMIT) == 0) and self.issuers.exchanges() == [200]
 
 
+# Programs that say who is signed in.
+NAMED = {'codex login', 'claude auth login', 'firebase login', 'gh auth login', 'wrangler login'}
 LIMIT = 20
 # An address that a person would take: it speaks of a loopback port.
 ADDRESS = re.compile(r'https?://(?=[^\s"\x1b]*[?])[^\s"\x1b]*(?:localhost|127\.0\.0\.1)(?::|%3A)[0-9]+[^\s"\x1b]*')

@@ -1403,14 +1403,14 @@ def test_what_stands_before_login_asks_whether_somebody_is_signed_in_and_does_no
 @pytest.mark.parametrize('line, asked', [
     ('npx wrangler login --browser=false', 'npx wrangler whoami'), ('claude auth login', 'claude auth status'),
     ('gh auth login --hostname github.com', 'gh auth status'), ('az login --use-device-code', 'az account show'),
-    ('npx firebase-tools login', 'npx firebase-tools login:list'), ('sudo -u bob /opt/gh auth login', 'sudo -u bob /opt/gh auth status')])
+    ('gh auth login -w -h github.com', 'gh auth status'), ('npx firebase-tools login', 'npx firebase-tools login:list'), ('sudo -u bob /opt/gh auth login', 'sudo -u bob /opt/gh auth status')])
 def test_other_programs_are_asked_in_their_own_words(line, asked):
     command = script.make_command([line])
     assert (command.ask, command.codex, command.near) == (shell(asked), False, 'no')
 
 
 @pytest.mark.parametrize('line', [
-    'codex login status', 'codex login -c k=v status', 'codex login help', 'codex login --help', 'codex mcp login x', 'codex exec login',
+    'codex login status', 'codex login -c k=v status', 'codex login help', 'codex login --help', 'codex login -h', 'codex login -h; date', 'codex mcp login x', 'codex exec login',
     'codex logout', 'my-codex login', 'codexlogin', 'firebase login:ci', 'gh repo list', 'az account show', 'codex'])
 def test_what_only_looks_like_a_login_is_none(line):
     assert script.make_command([line]).ask == '' and not script.make_command([line], device_auth=True).codex
@@ -1446,6 +1446,8 @@ def test_a_code_is_asked_for_where_login_has_its_options():
     ('gh', '0 - github.com\t  ✓ Logged in to github.com as ana (/home/ana/.config/gh/hosts.yml)', True, 'Logged in to github.com as ana'),
     ('gh', '1 - You are not logged into any GitHub hosts. Run gh auth login to authenticate.', False,
      'You are not logged into any GitHub hosts. Run gh auth login to authenticate.'),
+    ('gh', '1 - github.com\t  ✓ Logged in to github.com account ana (keyring)\tghe.test\t  X ghe.test: timeout', True,
+     'Logged in to github.com account ana'),
     ('gh', '1 - github.com\t  X github.com: authentication failed', None, 'github.com'),
     ('az', '0 - {\t  "name": "Pay",\t  "tenantId": "2",\t  "user": {\t    "name": "ana@example.com",\t    "type": "user"\t  }\t}', True,
      'Logged in as ana@example.com'),
