@@ -1235,6 +1235,7 @@ class Finder:
     def __init__(self, strict=False):
         self._strict, self._last, self._second, self._codes = strict, None, None, DeviceCodes()
         self._kept, self._listens, self._place, self._width, self._even = '', False, 0, 0, False
+        self.states = set()         # of all addresses
 
     @property
     def quiet(self):
@@ -1300,6 +1301,7 @@ class Finder:
     def _offer(self, url, cut=False, handed=False):
         """What becomes of an address: it is given, or kept for second best, or nothing new."""
         found, last = read_sign_in(url), self._last
+        self.states |= {value for name, value in parameters_of(url) if name == 'state'}
         if not found and self._strict and any(name == 'redirect_uri' for name, _ in parameters_of(url)):
             found = SignIn(url, None, '', None, 'leaving')
         if not found or found.served and (self._listens or self._codes.given) and not handed:
@@ -1320,6 +1322,18 @@ class Finder:
         found = None if self._last else self._codes.feed(text)
         self._second = None if found else self._second
         return found
+
+
+ASKS = re.compile(r'[?:>)\]»›❯$#=]\s*$')       # how a line ends that waits for an answer, and not for its own end
+SECRETS = re.compile('pass ?(word|phrase|code)|secret|\\bpin\\b', re.I)
+
+
+def code_in(text, prompt, states):
+    """The code in a copied text that a program asks for by its prompt, else ''. CODE#STATE is one for a sign-in with that state only."""
+    word = text.strip()
+    code, _, state = word.partition('#')
+    asked = ASKS.search(prompt) and re.search(DeviceCodes.CALLED.pattern + '|token', prompt, re.I)
+    return word if asked and re.fullmatch('[!-~]{4,4000}', word) and code and '://' not in word and (not state or state in states) else ''
 
 
 class DeviceCode(NamedTuple):
@@ -1935,7 +1949,7 @@ class Keyboard:
 
     At a terminal the lines are edited here: its own end at 4,095 characters, on macOS at 1,024."""
     ERASES = {b'\x7f': r'.?\Z', b'\x08': r'.?\Z', b'\x15': r'.*\Z', b'\x17': r'\S*\s*\Z'}      # Backspace, Ctrl-U, Ctrl-W
-    LINE_FEED, END, CANCEL = b'\r\n', b'\x04', b'\x03'
+    RETURN, END, CANCEL = b'\r\n', b'\x04\0', b'\x03'      # Linux makes a NUL of what ended a line before there were keys
     DAY = 86400.0
 
     def __init__(self, terminal):
@@ -1955,6 +1969,11 @@ class Keyboard:
             self._questions.append(Floor(take, mode))
             self._give_floor()
             show()
+
+    def pass_on(self, line):
+        """A line that answers no question after all."""
+        if self._listener:
+            self._listener.take(line)
 
     def ask(self, show, mode='lines'):
         """The next line, with its line feed, once show() has put the question; b'' at the end of input."""
@@ -2045,9 +2064,9 @@ class Keyboard:
             self._echo(floor, b''.join(b'\b \b' * (1 + (sign < ' ' or east_asian_width(sign) in 'FW')) for sign in erased[0]))
         elif key == self.CANCEL:            # it comes as a key where the terminal sends no signal
             _thread.interrupt_main()
-        elif key == self.END or key and key in self.LINE_FEED:
-            line, floor.typed = floor.typed + b'\n' * (key != self.END), b''
-            self._echo(floor, line[-1:] and self.LINE_FEED, always=True)
+        elif key and key in self.END + self.RETURN:
+            line, floor.typed = floor.typed + b'\n' * (key not in self.END), b''
+            self._echo(floor, line and b'\n', always=True)
             return line
         else:
             floor.typed += key
@@ -2212,8 +2231,12 @@ class Device:
         """Ask yes or no while lines are handed on; one of the two functions is called, maybe in another thread."""
         if self.alone:
             return decline()
-        self._keyboard.next_line(lambda: self._show(f'{question} (yes/no)?'),
-                                 lambda line: accept() if line_of(line).strip().lower() in ('yes', 'y') else decline())
+        def take(line):
+            answer = line_of(line).strip().lower()
+            accept() if answer in ('yes', 'y') else decline()
+            if answer not in ('yes', 'y', 'no', 'n', ''):       # something else was on its way
+                self._keyboard.pass_on(line)
+        self._keyboard.next_line(lambda: self._show(f'{question} (yes/no)?'), take)
 
     def secret(self, prompt):
         """A password or the like, not shown while it is typed. What was typed before is none."""
@@ -2221,6 +2244,12 @@ class Device:
         if not typed:
             raise KeyboardInterrupt
         return unless_quit(line_of(typed))
+
+    def ask_for_program(self, prompt, take):
+        """Where a program's prompt is a dialog: open it; take(line), or with what prevented one, in another thread."""
+
+    def in_front(self):
+        """Whether the person is at this app, where that can be told."""
 
     def kept_secret(self, server):
         """The password kept in the device's keychain for a server, else None."""
@@ -2598,6 +2627,17 @@ class Pythonista(Phone):
     def secret(self, prompt):
         return self._asked(self.modules.console.password_alert, self.NAME, prompt)
 
+    def ask_for_program(self, prompt, take):
+        def ask():
+            try:
+                take((self.secret if SECRETS.search(prompt) else self.ask)(prompt))
+            except (KeyboardInterrupt, Problem) as reason:
+                take(reason)
+        start(ask)
+
+    def in_front(self):
+        return self.attempt(self.on_main, lambda: self._application().applicationState() == 0)
+
     def kept_secret(self, server):
         return self.attempt(self.modules.keychain.get_password, self.NAME, server)
 
@@ -2811,7 +2851,9 @@ class JsonReport:
         self.tell('output', text=text)
 
     def prompt(self, number, text):
-        """A line that the program has not ended."""
+        """A line that the program has not ended, and will not before it is answered; '' where it waits no more."""
+        if text:
+            self.tell('prompt', text=text)
 
     def warn(self, text):
         """Diagnostics go to stderr, as everywhere."""
@@ -7281,10 +7323,11 @@ MOVES = {(state, event): act for states, event, act in (
     ('reading waiting asking', 'late', 'nobody_came'),      # 124
     ('following settling', 'deadline', 'never_ended'),      # somebody came: not 124
     ('asking', 'anew', 'begin_anew'),               # -> starting
-    ('waiting', 'look', 'look_around'),
-    ('waiting', 'peek', 'peek'),
-    ('waiting', 'clipboard', 'offer_to_deliver'),
-    ('*', 'typed', 'take_typed'),                   # the last page: -> following
+    ('reading waiting', 'look', 'look_around'),
+    ('reading waiting', 'peek', 'peek'),
+    ('reading waiting', 'clipboard', 'offer_what_is_copied'),
+    ('*', 'answer', 'take_answer'),
+    ('reading waiting following settling proving asking', 'typed', 'take_typed'),       # the last page: -> following
     ('*', 'woke', 'wake_up'),
     ('*', 'note', 'say'),
     ('*', 'forbidden', 'is_forbidden'),
@@ -7424,6 +7467,9 @@ class Attempt:
         self.problem = self.failure = None      # why the redirect may not have arrived; how codex failed, until its status is known
         self.asked_about_page = False
         self.offered = []               # what was offered of the clipboard
+        self.prompt = ''                # the program's, while it waits for a line
+        self.asked = False              # whether a dialog asks for it
+        self.away = 0                   # looks at who is in front, until a person that was sent to a browser counts as back
 
     def words(self):
         """What codex has said, as lines that may be shown."""
@@ -7450,6 +7496,7 @@ class Login:
         self._command = make_command(options.command, options.device_auth)._replace(terminal=wanted_terminal(options))
         self._redirect = None   # one that a person brought, until the address is known
         self._slept, self._status, self._attempt = False, 0, None
+        self._ahead = deque()   # what was typed and has not been looked at: the attempt may be another one by then
         self._try_anew()
 
     def _try_anew(self):
@@ -7609,6 +7656,8 @@ class Login:
         return self._read_input()
 
     def _read_input(self):
+        for _ in range(len(self._ahead)):
+            self._attempt.box.put(('typed', None))
         if self._options.no_input:
             self._piped(b'')
         elif self._command.talks:
@@ -7625,8 +7674,26 @@ class Login:
         self._report.program(*output)
 
     def _show_prompt(self, prompt):
-        if self._command.talks and not self._report.program(prompt[0], b''):
+        if not self._command.talks:
+            return
+        self._attempt.prompt = prompt[1]
+        if not self._report.program(prompt[0], b''):
             self._report.prompt(*prompt)
+        if not self._attempt.away:
+            self._ask_for_program()
+
+    def _ask_for_program(self):
+        """Have the program's prompt answered in a dialog, where this device has no terminal."""
+        attempt = self._attempt
+        if not attempt.asked and ASKS.search(attempt.prompt) and not self._device.alone:
+            attempt.asked = True
+            self._device.ask_for_program(attempt.prompt, lambda line: attempt.box.put(('answer', line)))
+
+    def _take_answer(self, line):
+        if isinstance(line, BaseException):
+            raise line
+        self._attempt.asked, self._attempt.prompt = False, ''
+        self._attempt.program.write(line.encode() + b'\n')
 
     def _read_line(self, said):
         attempt, (stream, line) = self._attempt, said
@@ -7721,8 +7788,6 @@ class Login:
         self._report.tell('sign-in', url=found.url, port=found.port)
         copied = self._device.attempt(self._device.copy, found.url)
         self._show_page(found.url, 'The address is copied.' if copied else '')
-        if self._device.app:
-            self._set('look', 1)
         return 'waiting'
 
     def _arrived_before(self):
@@ -7772,6 +7837,7 @@ class Login:
         if browser != 'none':
             device.attempt(device.leaving, self._settings.alias, browser, self._stays_awake())
             opened = device.attempt(device.open_page, url, browser)
+            self._attempt.away = 5 if device.app and browser != 'in-app' else 0
         if opened:
             report.tell('opened', browser=opened)
             report.note(f'{copied} Your browser opens it. After signing in, {device.back}.'.strip())
@@ -7779,6 +7845,8 @@ class Login:
             report.note(f'{copied} Open it in the browser of this device, then {device.back}.'.strip())
         minutes = max(0, self._attempt.timers.get('deadline', 0) - elapsed()) / 60
         how_long = f'{minutes:.0f} min' if minutes >= 1.5 else f'{minutes * 60:.0f} s'
+        if device.app:
+            self._set('look', 1)
         report.note(f'Waiting for up to {how_long}. {device.while_waiting}')
 
     def _stays_awake(self):
@@ -7865,16 +7933,28 @@ class Login:
         self._attempt.program.follow_anew()
         return self._await_end()
 
-    def _take_typed(self, line):
-        """A person typed something: the address of a failed page, or what the program reads."""
-        if self._command.talks and not (self._attempt.sign_in and re.match('https?://', line)):
-            self._attempt.program.write(line.encode() + b'\n')
-        elif line:
-            try:
-                return self._bring(parse_redirect(line))
-            except Problem as problem:
-                self._report.note(f'{problem.message} {problem.hint}')
+    def _take_typed(self, _):
+        """What a person typed goes to the program, but for the address of this login's failed page.
+
+        That of another sign-in goes to nobody, unless the program asks for something: there may be a code in it."""
+        if not self._ahead:
+            return None
+        typed = self._ahead.popleft()
+        attempt, line, redirect = self._attempt, line_of(typed).strip(), None
+        with contextlib.suppress(Problem):
+            redirect = attempt.visits and parse_redirect(line)
+        if self._is_ours(typed) or redirect and not attempt.prompt or line and not self._command.talks:
+            return self._deliver(line)
+        if self._command.talks:
+            attempt.program.write(typed) if typed else attempt.program.finish_input()
         return None
+
+    def _deliver(self, line):
+        try:
+            return self._bring(parse_redirect(line))
+        except Problem as problem:
+            self._report.note(f'{problem.message} {problem.hint}')
+            return None
 
     def _bring(self, redirect):
         """Have a redirect delivered that a person brought; the next state, None for no other. Raises Problem('redirect')."""
@@ -7894,20 +7974,32 @@ class Login:
         return self._go_to(request.target)
 
     def _typed(self, typed):
-        line = line_of(typed).strip()
-        if line.lower() in QUIT:
+        attempt, word = self._attempt, line_of(typed).strip().lower()
+        waits = self._command.codex or attempt.sign_in or attempt.code or not attempt.program.folder
+        if word in QUIT and (waits and not attempt.prompt or word == QUIT[-1] and self._device.app):
             _thread.interrupt_main()        # wherever it is; the line below wakes it up where it waits
-        self._attempt.box.put(('typed', line))
+        self._put_typed(typed)
+
+    def _put_typed(self, typed):
+        self._ahead.append(typed)
+        self._attempt.box.put(('typed', None))
 
     def _piped(self, data):
         attempt = self._attempt
         if not data:
             attempt.program.finish_input()
-        elif attempt.sign_in and re.fullmatch(rb'\s*https?://\S+\s*', data):
-            attempt.box.put(('typed', data.decode('utf-8', 'replace').strip()))
+        elif self._is_ours(data):
+            self._put_typed(data)
         else:
             attempt.program.write(data)
             attempt.program.await_room()
+
+    def _is_ours(self, data):
+        """Whether what was typed, piped or copied is the address of this login's failed page."""
+        visits = self._attempt.visits
+        with contextlib.suppress(Problem):
+            return visits and len(data) < 20000 and judge(
+                parse_redirect(line_of(data)).request(visits.pending), visits.pending).act != HERE
 
     # -- what happens here
 
@@ -7916,28 +8008,38 @@ class Login:
         timers = self._attempt.timers
         if 'follow' in timers:              # the browser, too, has its time only from now on
             self._set('follow', self.FOLLOW_AFTER)
-        if self._device.app:
+        self._attempt.away = 0
+        if self._device.app and (self._attempt.visits or self._attempt.prompt):
             self._set('peek', self.LOOK_AFTER)
         for ports in filter(None, (self._attempt.visits, self._forwards)):
             ports.revive()
 
     def _look_around(self, _):
+        attempt, left = self._attempt, self._device.left_for_login()
+        front = attempt.away and self._device.in_front()
         self._set('look', 1)
-        return self._take_typed(self._device.left_for_login())
+        if attempt.away and front is not None:
+            attempt.away = attempt.away - 1 if front else 1
+            if attempt.prompt and not attempt.away:
+                self._set('peek', self.LOOK_AFTER)
+        return self._deliver(left) if left else None
 
     def _peek(self, _):
         """Look at the clipboard, once after each wake-up. iOS may ask the person first, who may take a minute: so not here."""
         box, device = self._attempt.box, self._device
         start(lambda: box.put(('clipboard', device.attempt(device.paste) or '')))
 
-    def _offer_to_deliver(self, text):
-        attempt = self._attempt
-        with contextlib.suppress(Problem):
-            redirect = parse_redirect(text)
-            if judge(redirect.request(attempt.visits.pending), attempt.visits.pending).act != HERE and text not in attempt.offered:
-                attempt.offered.append(text)
-                self._device.offer('The address of the failed page is on the clipboard. Deliver it',
-                                   accept=lambda: attempt.box.put(('typed', text)), decline=lambda: None)
+    def _offer_what_is_copied(self, text):
+        attempt, box, offer = self._attempt, self._attempt.box, self._device.offer
+        code = code_in(text, attempt.prompt, attempt.finder.states)
+        if text in attempt.offered or not code and not self._is_ours(text.encode()):
+            return self._ask_for_program()
+        attempt.offered.append(text)
+        if not code:
+            return offer('The address of the failed page is on the clipboard. Deliver it',
+                         accept=lambda: self._put_typed(text.encode()), decline=self._ask_for_program)
+        return offer(f'{attempt.prompt.strip()}\nPaste {code[:min(4, len(code) // 2)]}…', accept=lambda: box.put(('answer', code)),
+                     decline=self._ask_for_program)
 
     def _say(self, text):
         self._report.note(text)

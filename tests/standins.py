@@ -129,6 +129,11 @@ class Phone:
         for condition in conditions:
             (self.folder / condition).touch()
 
+    def unset(self, condition):
+        """It is so no longer. Two more there are: 'person-thinks' (a dialog for a line stays open), and 'elsewhere', which the app sets when it
+        opens a page: the person is in the browser until the test takes that away."""
+        (self.folder / condition).unlink(missing_ok=True)
+
     @property
     def planned_notifications(self):
         """What is still to be shown."""

@@ -33,7 +33,7 @@ def at_terminal(run):
 
 def sign_in_page(script):
     """The browser of a login that waits; what is typed from now on is for the login."""
-    script.wait_for_text('come back here')
+    script.wait_for_text('paste its address here')
     return Browser(script.wait_for_text(r'^(https://\S+)\r?$')[1])
 
 
@@ -62,7 +62,7 @@ def test_a_line_is_edited_as_everywhere(at_terminal):
 def test_what_is_erased_is_erased_on_the_screen(at_terminal):
     script = at_terminal()
     sign_in_page(script)
-    before = len(script.screen)
+    before = until(lambda: script.screen.endswith('here.\r\n') and len(script.screen))
     typed(script, f'ab漢{BACKSPACE}\x01{BACKSPACE}c')
     until(lambda: 'c' in script.screen[before:])
     assert script.screen[before:] == 'ab漢' + 2 * '\b \b' + '^A' + 2 * '\b \b' + 'c'

@@ -6,6 +6,7 @@ What the app would not survive, or a phone not allow, is a violation: it fails t
 import json
 import os
 import threading
+import time
 import traceback
 
 
@@ -68,6 +69,8 @@ def ask(call, *args, **kwargs):
         record('dialog without a window', call)
         raise RuntimeError('no view controller to present from')
     record(call, *args, **kwargs)
+    while is_set('person-thinks') and call == 'console.input_alert':      # it stays open, whatever becomes of the app
+        time.sleep(0.05)
     answers = load('answers.json', [])
     if not answers or answers[0][0] != call:
         record('unexpected question', call, *args)
@@ -75,6 +78,12 @@ def ask(call, *args, **kwargs):
     answer = answers.pop(0)[1]
     save('answers.json', answers)
     return CANCELLED if answer == {'cancel': True} else answer
+
+
+def leave():
+    """The person goes to another app, until the test has them come back."""
+    with open(path('elsewhere'), 'w'):
+        pass
 
 
 CANCELLED = object()

@@ -12,7 +12,7 @@ import traceback
 
 import _main_loop
 import appex
-from _phone import is_set, main_thread_only, on_main, record, violation
+from _phone import is_set, leave, main_thread_only, on_main, record, violation
 
 NSNotFound = sys.maxsize
 
@@ -107,6 +107,7 @@ def _open_url(url, options, handler):
         raise TypeError('options is no dictionary')
     if not is_set('no-browser'):
         record('openURL', url._name.removeprefix('nsurl '))
+        leave()
 
 
 def _open_url_the_old_way(url):
@@ -146,7 +147,8 @@ def _window():
 _application = _object(
     'UIApplication', keyWindow=_window, openURL_options_completionHandler_=_open_url, openURL_=_open_url_the_old_way,
     beginBackgroundTaskWithExpirationHandler_=_begin_background_task, endBackgroundTask_=_end_background_task,
-    backgroundTimeRemaining=lambda: sys.float_info.max)
+    backgroundTimeRemaining=lambda: sys.float_info.max,
+    applicationState=lambda: 2 if is_set('elsewhere') else 0)        # in the background, active
 
 
 def _safari_view(url):
