@@ -1139,12 +1139,13 @@ class SignIn(NamedTuple):
     `port` and `path` are the redirect's; `path` is '' where only the page knows it. `state` is None where the address names
     none. `kind` is 'redirect'; 'bare' where it names none, and is on the server's loopback itself; 'cut' where its end is
     missing, and it must not be opened. Without a `port`: 'leaving' where the redirect goes elsewhere than to loopback, and
-    'page' where a mere page was handed to $BROWSER."""
+    'page' where a mere page was handed to $BROWSER. `tls`: what listens at the port speaks it."""
     url: str
     port: 'int | None'
     path: str
     state: 'str | None'
     kind: str
+    tls: bool = False
 
     @property
     def served(self):
@@ -1197,7 +1198,7 @@ def read_sign_in(url, nested=3):
     for _, value in sorted(named, key=lambda pair: pair[0] != 'redirect_uri') or places:
         port = loopback_port(value)
         if port:
-            return SignIn(url, port, urlsplit(value).path or '/', state, 'redirect')
+            return SignIn(url, port, urlsplit(value).path or '/', state, 'redirect', value.startswith('https'))
         inner = nested and read_sign_in(value, nested - 1)
         if inner and inner.kind == 'redirect':
             return inner._replace(url=url)
@@ -1206,7 +1207,7 @@ def read_sign_in(url, nested=3):
         if re.search(name_of_port, name) and re.fullmatch('[0-9]{4,5}', value) and 1023 < int(value) < 65536:
             return SignIn(url, int(value), '', state, 'redirect')
     port = loopback_port(url)
-    return SignIn(url, port, urlsplit(url).path or '/', None, 'bare') if port else None
+    return SignIn(url, port, urlsplit(url).path or '/', None, 'bare', url.startswith('https')) if port else None
 
 
 def addresses(text):
@@ -1605,6 +1606,7 @@ class Pending(NamedTuple):
     `path` is the redirect's, '' where only its page knows it, or where `served`, that of the address itself; `state` is the hash_of the address's state.
     `stage` is 'open' until a redirect is carried, 'carrying' until it is answered, then 'carried', or 'open' again where the
     program would not have it, and 'over' with the login. `carried` is that redirect's key, `leads_to` where answers sent the browser on this port.
+    With `tls` nothing of that can be read, and none of it is judged: while the login waits, one connection after another passes whole.
     """
     port: int
     path: str
@@ -1614,6 +1616,12 @@ class Pending(NamedTuple):
     stage: str = 'open'
     carried: str = ''
     leads_to: tuple = ()
+    tls: bool = False
+
+
+# What can become a request, and a ClientHello in its record (RFC 8446, sections 4.1.2 and 5.1), by their first bytes.
+HTTP_BEGINS = re.compile(rb'[A-Z]{0,20}|[A-Z]{1,20} .*', re.S)
+TLS_BEGINS = re.compile(rb'(\x16(\x03([\0-\4](.{0,2}|..\x01.*))?)?)?', re.S)
 
 
 def stage_after(status, codex):
@@ -7078,7 +7086,7 @@ class _Visit:
     def __init__(self, board, sock, heard, left):
         self.sock, self.reader = sock, Reader(read_request)
         self._board, self._heard, self._left = board, heard, left
-        self._answer, self.answered, self._moment = None, False, board.after(self.LIMIT, self.end)
+        self._answer, self.answered, self._moment, self._pump = None, False, board.after(self.LIMIT, self.end), None
         board.watch(sock, selectors.EVENT_READ, self._ready)
 
     def expect(self, seconds, function):
@@ -7119,14 +7127,28 @@ class _Visit:
         elif self._answer is None:
             self._heard(self, piece)
 
+    def lead(self, channel):
+        """Send what was heard through a Channel, and then all that comes, both ways."""
+        if not self._left:
+            return channel.close()
+        self._moment.cancel()
+        with contextlib.suppress(BrokenPipeError):      # closed by the server already, as the pump will see
+            channel.sendall(bytes(self.reader.data))
+        self._pump = Pump(self._board, self.sock, channel, True, self._end)
+
     def end(self):
         """Hang up."""
-        left, self._left = self._left, None
-        if left:
+        if self._pump:
+            return self._pump.end(reset=True)
+        if self._left:
             self._moment.cancel()
             self._board.watch(self.sock, 0, None)
             self.sock.close()
-            left(self)
+            self._end()
+
+    def _end(self):
+        left, self._left, self._pump = self._left, None, None
+        left(self)
 
 
 class Visits:
@@ -7138,7 +7160,6 @@ class Visits:
     AGAIN = 2               # s after which that page does
     LINGER = 4.0            # s that the port stays open for who is to come back
     MOST = 200              # connections at once
-    BEGINNING = re.compile(rb'[A-Z]{0,20}|[A-Z]{1,20} .*', re.S)      # of what can become a request
 
     def __init__(self, board, pending, alias, box):
         self.pending, self._board, self._alias, self._box = pending, board, alias, box
@@ -7148,7 +7169,8 @@ class Visits:
         self._expected = {}     # target: until when a browser may come that was sent there
         self._open, self._busy, self._gone = {}, set(), Box()        # visits by socket, those with a whole request, their ends
         self._last_page = page('This sign-in is over', 'Go back to the app: it says how it ended.', status=410)
-        self._listener = self._told_of_tls = None
+        self._unread = []       # visits that pass unread, one after the other
+        self._listener, self._turned_away = None, set()
 
     # -- the port
 
@@ -7190,20 +7212,44 @@ class Visits:
     def _heard(self, visit, piece):
         """Some of a browser's request has come: it is answered once it is whole, or cannot become one."""
         self._listener.heard(visit.sock, whole=False)
+        if self.pending.tls:
+            return self._heard_tls(visit, piece)
         try:
             request = visit.reader.feed(piece)
-            if not self.BEGINNING.fullmatch(visit.reader.data[:32]):
+            if not HTTP_BEGINS.fullmatch(visit.reader.data[:32]):
                 raise ValueError('this is no HTTP request')
         except ValueError as error:
-            if visit.reader.data[0] == 0x16 and not self._told_of_tls:
-                self._told_of_tls = True
-                self._note('Something came with https to the port of the redirect, where only http is understood.')
-            return visit.say(page('Not understood', f'{error}.', status=400))
+            return self._turn_away(visit, f'{error}.')
         if request:
             self._listener.heard(visit.sock, whole=True)
             visit.expect(self.PATIENCE, lambda: self._ask_again(visit, request))
             self._busy.add(visit)
             self.respond(request, visit.say_soon)
+
+    def _heard_tls(self, visit, piece):
+        visit.reader.data += piece
+        if not TLS_BEGINS.fullmatch(visit.reader.data[:6]):
+            self._turn_away(visit, 'This sign-in comes back by https only.')
+        elif len(visit.reader.data) >= 6:
+            self._listener.heard(visit.sock, whole=True)
+            visit.expect(Courier.ANSWER_LIMIT, visit.end)
+            self._busy.add(visit)
+            self._unread.append(visit)
+            if len(self._unread) == 1:
+                self._box.put(('unread', visit))
+
+    def _turn_away(self, visit, text):
+        """Answer what cannot be read, and say so once."""
+        first = visit.reader.data[:32]
+        what = 'https' if first[0] == 0x16 else 'http' if HTTP_BEGINS.fullmatch(first) else 'Something that is no browser'
+        if what not in self._turned_away:
+            self._turned_away.add(what)
+            self._note(f'{what} came to the port of the redirect, where only {"https" if self.pending.tls else "http"} is understood.')
+        visit.say(page('Not understood', text, status=400))
+
+    def lead(self, visit, channel):
+        """Let a visit pass to what listens at the server, both ways and unread, until either ends; None: there is nothing to reach."""
+        self._board.call(lambda: visit.lead(channel) if channel else visit.end())
 
     def _ask_again(self, visit, request):
         self._expect(request.target, self.AGAIN + 1)
@@ -7213,6 +7259,10 @@ class Visits:
     def _left(self, visit):
         self._open.pop(visit.sock, None)
         self._busy.discard(visit)
+        if visit in self._unread:
+            self._unread.remove(visit)
+            if self._unread:
+                self._box.put(('unread', self._unread[0]))
         self._listener.leave(visit.sock)
         self._gone.put(None)
 
@@ -7312,6 +7362,7 @@ MOVES = {(state, event): act for states, event, act in (
     ('reading waiting following settling', 'browser', 'read_address'),      # likewise
     ('reading waiting following settling', 'pause', 'settle'),      # likewise
     ('waiting', 'redirect', 'carry'),               # -> following, settling; waiting, where the program would not have it
+    ('waiting', 'unread', 'carry_unread'),
     ('waiting following settling', 'page', 'fetch'),        # the last page: -> settling
     ('following', 'follow', 'follow'),              # no browser came for it: -> settling
     ('settling', 'quiet', 'look_again'),
@@ -7761,7 +7812,7 @@ class Login:
             self._check_page(found.url)
         # A page that reads the answer behind the `#` comes first, and is the program's own.
         served = found.served or not codex and bool(re.search('response_mode=fragment|response_type=(id_)?token', found.url))
-        pending = Pending(found.port, found.path, hash_of(found.state), served, codex)
+        pending = Pending(found.port, found.path, hash_of(found.state), served, codex, tls=found.tls and not codex)
         attempt.sign_in = found
         if before and before.port == found.port:
             attempt.visits.renew(pending)
@@ -7890,6 +7941,14 @@ class Login:
             return self._go_to(target, self.FOLLOW_AFTER if browser else 0)
         return 'waiting' if stage == 'open' else self._await_end()
 
+    def _carry_unread(self, visit):
+        channel = None
+        try:
+            channel = self._attempt.courier.open()
+        except Problem as problem:
+            self._report.note(f'{problem.message} {problem.hint}')
+        self._attempt.visits.lead(visit, channel)
+
     def _go_to(self, target, after=0):
         """The last page is to be asked for, by a browser or, if none comes, by this script."""
         self._attempt.last_page = target
@@ -7960,6 +8019,8 @@ class Login:
         """Have a redirect delivered that a person brought; the next state, None for no other. Raises Problem('redirect')."""
         visits = self._attempt.visits
         request = redirect.request(visits.pending) if visits else None
+        if visits and visits.pending.tls:
+            raise Problem('redirect', 'That redirect goes by https, which only the browser can bring.', 'Reload the page there.')
         verdict = visits.respond(request, None) if visits else None
         if verdict and verdict.act != HERE:
             return None

@@ -5,6 +5,7 @@ Plain http.client and ssl ask them first, without a network between. Then a pers
 
 import contextlib
 import http.client
+import re
 import shutil
 import socket
 import ssl
@@ -19,6 +20,7 @@ import sshd
 from harness import PATIENCE, Browser, Home, Script
 from relay import Relay
 from sshd import Sshd
+from waiting import until
 
 PROGRAMS = Path(__file__).resolve().with_name('programs')
 
@@ -245,9 +247,11 @@ def sign_in(server, tmp_path):
     home = Home(tmp_path / 'home')
     home.make_key(server)
     with contextlib.ExitStack() as stack:
-        def begin(*program, patience=PATIENCE, port=server.port):
+        def begin(*program, patience=PATIENCE, port=server.port, person=False):
             home.known_hosts.write_text(server.known_hosts().replace(f':{server.port} ', f':{port} '))
-            script = stack.enter_context(Script(home, '-p', port, f'{server.user}@127.0.0.1', *program))
+            script = stack.enter_context(Script(home, '-p', port, f'{server.user}@127.0.0.1', *program, json_events=not person, terminal=person))
+            if person:
+                return script, script.wait_for_text(r'^(https://issuer\S+)')[1]
             return script, script.wait_for('sign-in', timeout=patience)['url']
         yield begin
 
@@ -264,16 +268,71 @@ def test_a_program_that_takes_one_connection_is_signed_in(sign_in):
     assert signed_in(script)
 
 
-@fault('what is no plain HTTP at the redirect is not carried')
 def test_a_program_that_speaks_tls_is_signed_in(sign_in):
     script, address = sign_in('tls')
     redirect = urllib.parse.urlsplit(Browser(address).redirect())
-    context = ssl.create_default_context(cafile=PROGRAMS / 'localhost.pem')
-    connection = http.client.HTTPSConnection('localhost', redirect.port, timeout=SOON, context=context)
-    with contextlib.closing(connection):
-        connection.request('GET', f'{redirect.path}?{redirect.query}')
-        assert connection.getresponse().read() == b'You are signed in.'
+    assert over_tls(redirect.port, f'{redirect.path}?{redirect.query}') == (200, 'You are signed in.')
     assert signed_in(script)
+
+
+def test_who_says_no_to_the_certificate_first_signs_in_with_the_next_connection(sign_in):
+    script, address = sign_in('tls')
+    redirect = urllib.parse.urlsplit(Browser(address).redirect())
+    for _ in range(2):
+        with pytest.raises(ssl.SSLCertVerificationError), socket.create_connection(('127.0.0.1', redirect.port), PATIENCE) as sock:
+            ssl.create_default_context().wrap_socket(sock, server_hostname='localhost')
+    assert over_tls(redirect.port, f'{redirect.path}?{redirect.query}') == (200, 'You are signed in.')
+    assert signed_in(script)
+
+
+def test_of_two_encrypted_connections_the_second_waits_until_the_first_has_left(sign_in, server):
+    script, address = sign_in('tls')
+    redirect = urllib.parse.urlsplit(Browser(address).redirect())
+    context = ssl.create_default_context(cafile=PROGRAMS / 'localhost.pem')
+    with socket.create_connection(('127.0.0.1', redirect.port), PATIENCE) as first:
+        encrypted = context.wrap_socket(first, server_hostname='localhost')
+        second = Browser(address).in_background(over_tls, redirect.port, f'{redirect.path}?{redirect.query}')
+        until(lambda: connections_to(redirect.port) == 2, 'the second connection')
+        assert connections_to(redirect.port, server) == 1
+        encrypted.close()
+    assert second() == (200, 'You are signed in.') and signed_in(script)
+
+
+def connections_to(port, server=None):
+    """How many connections a port has, here or at a server."""
+    table = server.run('cat /proc/net/tcp') if server else Path('/proc/net/tcp').read_text()
+    return len(re.findall(f'^ *[0-9]+: [0-9A-F]{{8}}:{port:04X} [0-9A-F:]+ 01 ', table, re.M))
+
+
+HTTPS = bytes.fromhex('16030102000100 01fc0303')
+NEITHER = 'Something that is no browser'
+
+
+@pytest.mark.parametrize('program, what, beginning', [
+    ('one-connection', 'https', HTTPS), ('one-connection', NEITHER, b'SSH-2.0-OpenSSH_9.2\r\n'), ('one-connection', NEITHER, b'\0\1\2'),
+    ('one-connection', NEITHER, b'get / http/1.0\r\n'), ('one-connection', NEITHER, b'A' * 21),
+    ('tls', 'http', b'GET /callback?code=x HTTP/1.1\r\n'), ('tls', NEITHER, b'SSH-2.0-OpenSSH_9.2\r\n'), ('tls', NEITHER, b'\x15\3\1\0\2\2\x28'),
+    ('tls', 'https', HTTPS.replace(b'\2\0\1', b'\2\0\2'))])
+def test_what_cannot_become_the_redirect_is_answered_at_once_and_said(sign_in, server, program, what, beginning):
+    script, address = sign_in(program, person=True)
+    port = urllib.parse.urlsplit(Browser(address).redirect_uri).port
+    for _ in range(2):
+        with socket.create_connection(('127.0.0.1', port), PATIENCE) as sock:
+            sock.sendall(beginning)
+            assert sock.recv(65536).startswith(b'HTTP/1.1 400 ')
+    assert connections_to(port, server) == 0
+    script.wait_for_text(f'{what} came')
+    script.interrupt()
+    assert script.wait() == 130 and script.screen.count(f'{what} came to the port of the redirect') == 1
+
+
+def test_a_redirect_by_https_cannot_be_pasted_and_that_is_said(sign_in, server):
+    script, address = sign_in('tls', person=True)
+    script.answer('Waiting', Browser(address).redirect())
+    script.wait_for_text('goes by https, which only the browser can bring')
+    redirect = urllib.parse.urlsplit(Browser(address).redirect())
+    assert over_tls(redirect.port, f'{redirect.path}?{redirect.query}') == (200, 'You are signed in.')
+    assert script.wait() == 0
 
 
 def test_a_chunked_answer_reaches_the_browser_whole_and_at_once(sign_in):

@@ -190,7 +190,7 @@ def test_a_browser_that_comes_with_https_is_told_of_here(run, server):
     with socket.create_connection(('127.0.0.1', int(person.redirect_uri.split(':')[2].split('/')[0])), PATIENCE) as sock:
         sock.sendall(b'\x16\x03\x01\x02\x00')
         sock.makefile('rb').read()
-    script.wait_for_text('https to the port')
+    script.wait_for_text('https came to the port')
     assert person.sign_in().status == 200 and script.wait() == 0
 
 

@@ -516,6 +516,22 @@ def test_the_port_is_the_redirect_s(url, port, path, state):
 
 
 @pytest.mark.parametrize('url', [
+    'https://a.test/?redirect_uri=https://localhost:1/x', 'https://a.test/?redirect_uri=https%253A%252F%252Flocalhost%253A1%252Fx',
+    'http://localhost:8080/login?redirect_uri=https://localhost:1/x', 'https://localhost:1/x'])
+def test_what_listens_for_a_redirect_by_https_speaks_tls(url):
+    assert script.read_sign_in(url)[1:3] == (1, '/x') and script.read_sign_in(url).tls
+
+
+@pytest.mark.parametrize('known, what', [
+    (script.HTTP_BEGINS, b'POST /callback HTTP/1.1\r\n'), (script.TLS_BEGINS, bytes.fromhex('160301020001')), (script.TLS_BEGINS, bytes.fromhex('160303ffff01'))])
+def test_a_beginning_is_one_in_pieces_of_any_size_and_no_other_is(known, what):
+    assert all(known.fullmatch(what[:end]) for end in range(len(what) + 1))
+    for at in range(3 if known is script.TLS_BEGINS else 1):
+        for byte in {0, 0x15, 0x17, 0x20, 0x61, 0xff} - set(what[at:at + 1]) - ({0} if at == 2 else set()):
+            assert not known.fullmatch(what[:at] + bytes([byte]) + what[at + 1:])
+
+
+@pytest.mark.parametrize('url', [
     'https://a.test/', 'https://a.test/?redirect_uri=https://a.test/cb&referrer=http://localhost:3000/',
     'https://a.test/?referrer=http://localhost:3000/&returnTo=https://a.test/cb',
     'https://a.test/?redirect_uri=https://a.test/cb&port=40123', 'https://a.test/login?support=40123&report=40123&port=443',
