@@ -6245,8 +6245,8 @@ ask() {
 LOOK_FOR_LOGIN = r'''
 case $there$CODEX${W##*/} in [!0]*yescodex*) say missing "$missing $nor"; exit 127;; esac
 kept_elsewhere() { grep -Eqs '^ *cli_auth_credentials_store *= *.(keyring|auto)' "$home/config.toml" /etc/codex/config.toml; }
-if [ "$LOOK$CODEX" = yesyes ] && { [ "$NEAR" != yes ] || [ -s "$home/auth.json" ] || kept_elsewhere; } && ask; then
-  say present "$s"; exit 0
+if [ "$LOOK$CODEX" = yesyes ] && { [ "$NEAR" != yes ] || [ -s "$home/auth.json" ] || kept_elsewhere; } && say asking && ask; then
+  say present "$s"; exit 0        # npx may have had to fetch it first
 fi
 '''
 
@@ -8129,7 +8129,8 @@ class Login:
         return self._is_proved(attempt.proof) if attempt.proof and not status else 'proving'
 
     def _prove(self, _):
-        return self._is_proved((None, '') if self._attempt.failure else self._attempt.program.signed_in())
+        known = self._attempt.failure or not self._command.codex        # it need not be asked once more
+        return self._is_proved((None, '') if known else self._attempt.program.signed_in())
 
     def _is_proved(self, proof):
         signed_in, said = proof

@@ -4,10 +4,11 @@ The stand-in codex revokes the present login when it begins, as the real one doe
 """
 
 import json
+import os
 
 import pytest
 from harness import Browser
-from test_login import auth_file, failure, home_stays_clean, names
+from test_login import CTRL_D, auth_file, failure, home_stays_clean, names
 
 assert home_stays_clean         # for every test here as well
 
@@ -109,6 +110,15 @@ def test_a_key_is_no_login_with_a_page_and_what_its_status_says_first_counts(run
     assert script.wait() == 0 and script.wait_for('signed-in')['text'] == 'API key configured - sk-proj-***'
 
 
+def test_a_key_is_read_from_what_a_person_types_and_its_status_asked(run, server):
+    script = run(command=('codex', 'login', '--with-api-key'), json_events=False, terminal=True)
+    script.answer('Reading API key from stdin', 'sk-proj-1234567890')
+    script.wait_for_text('sk-proj-1234567890')
+    os.write(script._master, CTRL_D.encode())
+    assert script.wait() == 0 and 'Signed in: API key configured - sk-proj-***' in script.screen
+    assert json.loads(auth_file(server).read_text()) == {'OPENAI_API_KEY': 'sk-proj-1234567890'}
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize('store', ['keyring', 'auto'])
 def test_a_login_that_is_kept_in_a_keyring_is_asked_for_where_the_configuration_says_so(run, server, store):
@@ -121,6 +131,16 @@ def test_a_login_that_is_kept_in_a_keyring_is_asked_for_where_the_configuration_
     assert not (server.home / 'begun').exists()
 
 
+@pytest.mark.slow
+def test_a_status_that_takes_long_is_waited_for(run, server):
+    server.present = auth_file(server)
+    before = sign_in_before(server)
+    (server.bin / 'npx').write_text(f'#!/bin/sh\nsleep 32\nshift; exec {server.bin}/codex "$@"\n')      # it fetches codex first
+    (server.bin / 'npx').chmod(0o755)
+    script = run(command=('npx @openai/codex login',))
+    assert script.wait() == 0 and script.wait_for('signed-in') and server.present.read_text() == before
+
+
 def test_the_status_is_not_asked_where_no_file_and_no_configuration_says_that_somebody_may_be_signed_in(run, server):
     real = server.install('codex', server.folder / 'real')
     (server.bin / 'codex').write_text(f'#!/bin/sh\necho "$*" >>"$HOME/asked"\nexec {real} "$@"\n')
@@ -131,6 +151,11 @@ def test_the_status_is_not_asked_where_no_file_and_no_configuration_says_that_so
     assert (server.home / 'asked').read_text() == 'login\n'
     script.interrupt()
     assert script.wait() == 130
+
+
+def test_whose_login_a_one_time_code_was_for_is_read_from_codex_own_file(run):
+    script = run('--device-auth')
+    assert script.wait() == 0 and script.wait_for('signed-in')['text'] == 'Logged in using ChatGPT, ana@example.com'
 
 
 # --- How it ends --------------------------------------------------------------------------------------------
