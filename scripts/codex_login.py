@@ -6932,13 +6932,13 @@ class Program:
 #   The story takes it out, and the courier asks the link for a channel: it comes now, or once the link has healed.
 #   The courier sends the request, and reads the reply to its end. If not a byte had left when that failed, it does so again.
 #   If the reply was lost, it may have arrived. codex serves one request after another: once it answers a later one, its
-#   status says whether the redirect came; if not, it goes again. Of any other program nobody can know: a person is told.
+#   status says whether the redirect came; if not, it goes again. Of any other nobody can know: a person is told, and may reload.
 #   The reply goes to every browser that waits for this redirect, and to each that asks for it later.
 #   It leads to the last page. That is fetched in the same way, as often as it takes; after 3 s without a browser's asking.
 #   The program ends, and its records say how. The port is let go when each browser that is to come back has come.
 
 class Lost(Exception):
-    """The reply to a request did not come; its argument is how many bytes of the request may have arrived."""
+    """The reply to a request did not come: how many bytes of the request may have arrived, and whether the connection broke."""
 
 
 SIGNED_IN_PAGE = page('Signed in', 'The sign-in is complete. You can close this page.')
@@ -6978,7 +6978,7 @@ class Courier:
             try:
                 return self._exchange(request, follows=True)
             except Lost as lost:
-                answer = self._what_became_of_it() if lost.args[0] else None
+                answer = self._what_became_of_it(lost.args[1]) if lost.args[0] else None
             if answer:
                 return answer
             if elapsed() > self.until:
@@ -7011,10 +7011,10 @@ class Courier:
                 Box().take(step, None)
         if self._program.exited == 0:
             return self.SIGNED_IN
-        raise Problem('unknown', 'The connection broke while the redirect was delivered; it may have arrived.'
+        raise Problem('unknown', 'The answer broke off while the redirect was delivered; it may have arrived.'
                       if self._program.exited is None else 'The sign-in has failed at the server.', 'The app says more, or the server.')
 
-    def _what_became_of_it(self):
+    def _what_became_of_it(self, broken):
         """The Reply in place of a lost one; None where the redirect never came to codex. Raises Problem."""
         try:
             if self._program.command.codex and self._program.exited is None:
@@ -7022,7 +7022,7 @@ class Courier:
         except Problem as problem:
             if problem.kind != 'refused':
                 raise
-        return self.last_words()
+        return self.last_words(self.LAST_WORDS if broken else self.LAST_WORDS / 10)
 
     def _exchange(self, request, follows=False):
         spare, self._spare, sent = self._spare, None, 0
@@ -7039,7 +7039,7 @@ class Courier:
             return answer
         except (*LOST, ValueError):
             self._link.suspect()
-            raise Lost(sent) from None
+            raise Lost(sent, channel.broken) from None
         finally:
             with contextlib.suppress(LOST):
                 channel.close()
@@ -7274,9 +7274,9 @@ class Visits:
         Without `reply`, a person brought the request, and no browser follows its answer."""
         with self._lock:
             verdict = judge(request, self.pending)
-            self._expected.pop(request.target, None)
+            by_itself = self._expected.pop(request.target, 0) > elapsed()
             wanted = request._replace(target=verdict.target)
-            if verdict.act == CARRY:
+            if verdict.act == CARRY and not by_itself:
                 self._answers.pop(wanted.key, None)     # it was carried before, and the program would not have it
             data = self._answers.get(wanted.key)
             if verdict.status == 410 or data is None and verdict.act != HERE and self.pending.stage == 'over':
@@ -7928,6 +7928,11 @@ class Login:
             if problem.kind == 'forbidden':
                 raise
             attempt.problem = problem
+            if problem.kind == 'unknown' and attempt.program.exited is None and not self._command.codex:
+                text = f'{problem.message} Reload that page to bring it once more.'     # as a person would without this script
+                self._report.note(text)
+                visits.answer(request, page('Not delivered', text, status=502), keep=True, stage='open')
+                return 'waiting'
             self._set('deadline', self.MORE_TIME)
             return self._await_end()    # the end of the program says more, to the browser as well
         target = local_target(answer.location, attempt.sign_in.port) if 300 <= answer.status < 400 else None

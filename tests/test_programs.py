@@ -219,6 +219,25 @@ def test_a_port_as_query_is_all_that_its_address_says(start):
     assert program.ask('/callback?' + program.code()).status == 200 and program.end() == SIGNED_IN
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize('how', ['429', '431', '503', '307', '308'])
+def test_second_thoughts_take_the_redirect_the_next_time(start, how):
+    program = start('second_thoughts', how)
+    target = '/callback?' + program.code()
+    answer = program.ask(target)
+    assert answer.status == int(how) and answer.headers['Location' if how[0] == '3' else 'Retry-After']
+    assert program.ask(target).status == 200 and program.end()[0] == 0
+
+
+@pytest.mark.quick
+def test_second_thoughts_break_off_their_answer(start):
+    program = start('second_thoughts', 'reset')
+    target = '/callback?' + program.code()
+    with pytest.raises((ConnectionResetError, http.client.IncompleteRead)):
+        program.ask(target).read()
+    assert program.ask(target).status == 200 and program.end()[0] == 0
+
+
 # --- Over the script ----------------------------------------------------------------------------------------
 
 def fault(name):
@@ -265,6 +284,44 @@ def signed_in(script, patience=PATIENCE):
 def test_a_program_that_takes_one_connection_is_signed_in(sign_in):
     script, address = sign_in('one-connection')
     assert Browser(address, SOON).sign_in().text == 'You are signed in.'
+    assert signed_in(script)
+
+
+@pytest.mark.parametrize('status', ['429', '431', '503'])
+def test_what_a_program_would_not_have_is_brought_again_when_the_page_is_reloaded(sign_in, status):
+    script, address = sign_in('second-thoughts', status)
+    redirect = Browser(address).redirect()
+    first = Browser(address).get(redirect)
+    assert (first.status, first.text, first.headers['Retry-After']) == (int(status), 'Not now.', '1')
+    assert Browser(address).get(redirect).text == 'You are signed in.'
+    assert signed_in(script)
+
+
+def test_an_answer_that_breaks_off_is_told_and_a_reload_brings_the_redirect_again(sign_in):
+    script, address = sign_in('second-thoughts', 'reset')
+    redirect = Browser(address).redirect()
+    page = Browser(address).get(redirect)
+    assert page.status == 502 and 'eload' in page.text and script.wait_for('callback')['delivered'] is False
+    assert Browser(address).get(redirect).text == 'You are signed in.'
+    assert signed_in(script)
+
+
+@pytest.mark.parametrize('status', ['307', '308'])
+def test_an_answer_that_leads_elsewhere_at_the_port_is_followed(sign_in, status):
+    script, address = sign_in('second-thoughts', status)
+    assert Browser(address).sign_in().text == 'You are signed in.'
+    assert signed_in(script)
+
+
+def test_a_look_at_the_redirect_delivers_nothing(sign_in):
+    script, address = sign_in('one-connection')
+    redirect = urllib.parse.urlsplit(Browser(address).redirect())
+    for method in ('HEAD', 'PUT', 'TRACE'):
+        connection = http.client.HTTPConnection('localhost', redirect.port, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request(method, f'{redirect.path}?{redirect.query}')
+            assert connection.getresponse().status == 405
+    assert Browser(address).get(redirect.geturl()).text == 'You are signed in.'
     assert signed_in(script)
 
 

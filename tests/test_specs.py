@@ -1257,6 +1257,28 @@ def test_a_refusal_without_this_logins_state_is_told_as_what_it_is():
     assert 'another sign-in' in script.judge(asked('/auth/callback?error=access_denied&state=X'), CODEX).text
 
 
+class Tab:
+    """A browser that has been told something."""
+
+    def say(self, data):
+        self.shown = data
+
+
+def test_a_page_that_asks_again_by_itself_brings_nothing_again_and_a_reload_does():
+    box, pages, tab = script.Box(), [], Tab()
+    visits = script.Visits(None, script.Pending(8976, '/callback', '', served=False, codex=False), 'server', box)
+    redirect = script.Request('GET', '/callback?code=c', (('Host', 'localhost:8976'),))
+    visits.respond(redirect, pages.append)
+    assert box.take(0, None) == ('redirect', redirect)
+    visits._ask_again(tab, redirect)
+    assert b'Waiting' in tab.shown
+    visits.answer(redirect, b'Not now.', keep=True, stage='open')
+    visits.respond(redirect, pages.append)
+    assert pages == [b'Not now.', b'Not now.'] and not len(box)
+    visits.respond(redirect, pages.append)
+    assert box.take(0, None) == ('redirect', redirect) and len(pages) == 2
+
+
 def test_no_request_at_all_is_too_much_for_the_judge():
     chance = random.Random(9110)
     pieces = ['/', '.', '%', '2e', '2f', '%5c', '\\', 'cancel', 'success', 'auth/callback', '?', '&', 'state=S', 'code=a', '#',

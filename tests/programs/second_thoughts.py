@@ -1,0 +1,37 @@
+"""Would not have the redirect when it first comes, but the next time: its argument is the status that it answers with, or `reset`."""
+
+import socket
+import struct
+import sys
+
+import kit
+
+HOW = sys.argv[1]
+WORDS = {'429': 'Too Many Requests', '431': 'Request Header Fields Too Large', '503': 'Service Unavailable',
+         '307': 'Temporary Redirect', '308': 'Permanent Redirect'}
+
+listener, port = kit.listen()
+kit.show(kit.issuer(f'http://localhost:{port}/callback'))
+times = 0
+while True:
+    sock = listener.accept()[0]
+    with sock, sock.makefile('rb') as stream:
+        try:
+            request = kit.Request(stream)
+        except EOFError:
+            continue
+        kit.say(f'{request.method} {request.path}')
+        if request.path not in ('/callback', '/again') or not request.brings():
+            kit.answer(sock, '404 Not Found', 'Nothing here.')
+            continue
+        times += 1
+        if times > 1:
+            kit.answer(sock, '200 OK', 'You are signed in.')
+            break
+        if HOW == 'reset':
+            sock.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n<p>You are')
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+            continue
+        more = [f'Location: /again?{request.target.partition("?")[2]}'] if HOW[0] == '3' else ['Retry-After: 1']
+        kit.answer(sock, f'{HOW} {WORDS[HOW]}', 'Not now.', more)
+kit.done()
