@@ -9,6 +9,7 @@ import os
 import pytest
 from harness import Browser
 from test_login import CTRL_D, auth_file, failure, home_stays_clean, names
+from test_security import hurried
 
 assert home_stays_clean         # for every test here as well
 
@@ -131,13 +132,12 @@ def test_a_login_that_is_kept_in_a_keyring_is_asked_for_where_the_configuration_
     assert not (server.home / 'begun').exists()
 
 
-@pytest.mark.slow
-def test_a_status_that_takes_long_is_waited_for(run, server):
+def test_a_status_that_takes_long_is_waited_for(run, server, tmp_path):
     server.present = auth_file(server)
     before = sign_in_before(server)
-    (server.bin / 'npx').write_text(f'#!/bin/sh\nsleep 32\nshift; exec {server.bin}/codex "$@"\n')      # it fetches codex first
+    (server.bin / 'npx').write_text(f'#!/bin/sh\nsleep 3\nshift; exec {server.bin}/codex "$@"\n')      # it fetches codex first
     (server.bin / 'npx').chmod(0o755)
-    script = run(command=('npx @openai/codex login',))
+    script = run(command=('npx @openai/codex login',), script=hurried(tmp_path, 'Program.START_LIMIT = 1'))
     assert script.wait() == 0 and script.wait_for('signed-in') and server.present.read_text() == before
 
 
