@@ -6276,13 +6276,21 @@ end_attendants() {  # those in the list on standard input, but not this one; $1 
 # The job is the program; the keeper ends it, and clears up, when nobody came back for it in time. Their folder is where
 # nobody else can write, if it may be: from /tmp others can take a name that has become free.
 START = r'''
-tmp=${TMPDIR:-/tmp}
+tmp=${TMPDIR:-/tmp} begun=
 private() {
   case $1 in /*[!A-Za-z0-9._/@+-]*|[!/]*|'') return 1;; esac
   [ -n "$(find "$1/." -prune -type d -user "$(id -u)" ! -perm -020 ! -perm -002)" ]
 }
-make_folder() {
-  d=$(mktemp -d "$1/codex-login.$(here)XXXXXXXXXX") && chmod g-s "$d" && mkdir "$d/bin" && : >"$d/log" && put "$d/job" "$JOB" &&
+make_folder() {     # its name is this start's: one that is there has an earlier connection about to begin in it
+  f=$1/codex-login.$(here)${N#????????} i=0 d=
+  if ! mkdir "$f"; then
+    [ -O "$f" ] || return
+    until [ -s "$f/groups" ] || [ ! -d "$f" ] || [ $i -ge 50 ]; do i=$((i + 1)); sleep 0.1 || sleep 1; done
+    [ -s "$f/groups" ] && begun=$f
+    return
+  fi
+  d=$f
+  chmod g-s "$d" && mkdir "$d/bin" && : >"$d/log" && put "$d/job" "$JOB" &&
     put "$d/keeper" "$KEEPER" && if [ "$IN" = yes ]; then mkfifo "$d/stdin" "$d/wake" && : >"$d/out"; fi &&
     if [ "$TERMINAL" ]; then put "$d/term" "$TERMINAL" && put "$d/size" "$SIZE"; fi || return
   for name in browser xdg-open open; do put "$d/bin/$name" "$SHIM" && chmod 700 "$d/bin/$name" || return; done
@@ -6291,10 +6299,11 @@ for runs in yes no; do      # where $BROWSER can be run, if there is such a plac
   for t in "$XDG_RUNTIME_DIR" "$HOME/.cache" "$tmp" "$HOME/.cache/."; do
     case $t in */.) t=${t%/.}; mkdir "$t";; esac
     [ "$t" = "$tmp" ] || private "$t" || continue
-    make_folder "$t" && if [ $runs = yes ]; then "$d/bin/browser"; fi && break 2
+    make_folder "$t" && { [ -n "$begun" ] || [ $runs = no ] || "$d/bin/browser"; } && break 2
     [ -z "$d" ] || rm -rf "$d"; d=
   done
 done 2>/dev/null
+if [ -n "$begun" ]; then d=$begun; go_on; else
 [ -n "$d" ] || { say full "$tmp"; exit 1; }
 private "$t" && find "$t/." ! -name . -prune -type d -name 'codex-login.*' -mtime +7 -exec rm -rf {} +      # by a restart left behind
 (umask "$U"; trap '' HUP; exec $S sh "$d/job") </dev/null >/dev/null 2>&1 & g=$!
@@ -6303,6 +6312,7 @@ echo "$g $k" >"$d/groups"
 known=no
 trap : PIPE         # nobody may be left to hear it; a handler, since the program would inherit that it is ignored
 say started "$d"
+fi
 '''
 
 # Some programs say whether somebody is signed in: asked here, so that the answer is there with its end, for everybody.
@@ -6408,25 +6418,27 @@ as_we_left_it() {   # made by this account, closed to others, nothing in it that
   [ "$(find "$d" -prune -type d -user "$u" -perm 700)" = "$d" ] &&
     [ -z "$(find "$d" ! -user "$u" -o ! -type d ! -type f ! \( -type p \( -name stdin -o -name wake \) \) -o -type f -links +1)" ] && grep -q "@$N exit" "$d/job"
 }
-as_we_left_it 2>/dev/null || gone
-g= k=
-read -r g k 2>/dev/null <"$d/groups"
-if ! ended && ! ours "$g" job; then
-  sleep 1           # it may have been about to start, or to end
-  if ! ended && ! ours "$g" job; then rm -rf "$d"; gone; fi
-fi
-ours "$g" job || g=
-ours "$k" keeper || k=
-known=yes
-say started "$d"
+go_on() {
+  as_we_left_it 2>/dev/null || gone
+  g= k=
+  read -r g k 2>/dev/null <"$d/groups"
+  if ! ended && ! ours "$g" job; then
+    sleep 1         # it may have been about to start, or to end
+    if ! ended && ! ours "$g" job; then rm -rf "$d"; gone; fi
+  fi
+  ours "$g" job || g=
+  ours "$k" keeper || k=
+  known=yes
+  say started "$d"
+}
 '''
 
 # What an earlier connection of this very start has begun is gone on with: else two of one login would end each other.
-LAUNCH = 'E=2\n' + FIND_PROGRAM + ASK + OURS + r'''
+LAUNCH = 'E=2\n' + FIND_PROGRAM + ASK + OURS + FIND_AGAIN + r'''
 for t in "$XDG_RUNTIME_DIR" "$HOME/.cache" "${TMPDIR:-/tmp}"; do
   for f in "$t"/codex-login.*/job; do [ -n "$d" ] || ! grep -q "@$N exit" "$f" || d=${f%/job}; done
 done 2>/dev/null
-if [ -n "$d" ]; then''' + FIND_AGAIN + 'else' + LOOK_FOR_LOGIN + START + 'fi\n'
+if [ -n "$d" ]; then go_on; else''' + LOOK_FOR_LOGIN + START + 'fi\n'
 
 # Follows the log, and does what it is told in single words, until its input ends: then the program goes on alone. But
 # one that nobody said `go` to is ended: whoever started it has left without knowing where it is. Who leaves takes all of it
@@ -6892,8 +6904,9 @@ class Program:
             raise Problem('not-installed', f'{missing}{needs} is not installed at {server}: it is not on the PATH of the account, {nor}.',
                           f'Install it there, set PATH in ~/.profile there, or name it: {server} /path/to/codex login')
         if name == 'no-terminal':
-            raise Problem('remote', f'{server} has nothing that makes a terminal: neither script nor python3.',
-                          'Install one of them there (script comes with util-linux or bsdutils), or leave out -t.')
+            return self._box.put(('problem', Problem(
+                'remote', f'{server} has nothing that makes a terminal: neither script nor python3.',
+                'Install one of them there (script comes with util-linux or bsdutils), or leave out -t.')))
         if name == 'full':
             raise Problem('remote', f'The temporary folder {text} of {server} cannot be written to; '
                           'the disk may be full.', 'Make room there, or in ~/.cache.')

@@ -126,6 +126,7 @@ class Script:
 
     home            a Home, or what has its `folder` and `environment()`
     terminal        whether a person sits there; where events are wanted, standard output is a pipe even so
+    piped           whether a test gives it its standard input, by give(); else that is empty
     python, script  what runs, by default this Python and the project's script
     enter           a command prefix that leads elsewhere, into a network namespace say
     plain           whether it is started as a person starts it, and not forked by the test's own helper
@@ -133,7 +134,7 @@ class Script:
 
     made = []           # every run, for whoever tells how a test went
 
-    def __init__(self, home, *arguments, json_events=True, terminal=False, environment=None,
+    def __init__(self, home, *arguments, json_events=True, terminal=False, piped=False, environment=None,
                  python=sys.executable, script=SCRIPT, cwd=None, enter=(), plain=False):
         self.arguments = [str(word) for word in arguments]
         self.made.append(self)
@@ -143,7 +144,7 @@ class Script:
         self._changed = threading.Condition()
         self._next_event = 0
         self._next_answer = 0
-        self._master = None
+        self._master = self._given = None
         words = [*(['--json'] if json_events else []), *self.arguments]
         setting = {'env': {**home.environment(), embedded.MARK: self.mark, **(environment or {})},
                    'cwd': cwd or home.folder}
@@ -160,7 +161,11 @@ class Script:
         if terminal:
             self._start_on_terminal(start, json_events)
         else:
-            self.process = start(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            heard, self._given = os.pipe() if piped else (os.open(os.devnull, os.O_RDONLY), None)
+            try:
+                self.process = start(stdin=heard, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            finally:
+                os.close(heard)
             self._readers = [self._reader('stdout', self.process.stdout.fileno()),
                              self._reader('stderr', self.process.stderr.fileno())]
 
@@ -284,6 +289,14 @@ class Script:
         self._until(look, f'no prompt {prompt!r}', timeout)
         os.write(self._master, text.encode() + b'\n')
 
+    def give(self, data, end=False):
+        """Something on its standard input, and the end of that; waits for as long as it takes no more."""
+        while data:
+            data = data[os.write(self._given, data):]
+        if end:
+            given, self._given = self._given, None
+            os.close(given)
+
     def stop(self):
         """Freeze it, as iOS does."""
         os.kill(self.process.pid, signal.SIGSTOP)
@@ -333,6 +346,8 @@ class Script:
         if self._master is not None:
             os.close(self._master)
             self._master = None
+        if self._given is not None:
+            self.give(b'', end=True)
 
     def leftovers(self, patience=PATIENCE):
         """Processes it left behind."""

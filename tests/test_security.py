@@ -985,7 +985,7 @@ class Account:
 
     def find(self, folder, words=''):
         """How it is found again, and what it is told then."""
-        return self.run(codex_login.FIND_PROGRAM, codex_login.OURS, codex_login.FIND_AGAIN, codex_login.ATTEND,
+        return self.run(codex_login.FIND_PROGRAM, codex_login.OURS, codex_login.FIND_AGAIN + 'go_on\n', codex_login.ATTEND,
                         words=words, d=str(folder))
 
     def killed(self):
@@ -1137,8 +1137,8 @@ def test_a_place_from_which_nothing_runs_is_passed_over(shell_account):
 
 
 def test_a_session_that_is_not_told_its_shell_asks_the_one_that_every_system_has(shell_account):
-    words, = shell_account.run(codex_login.FIND_PROGRAM, codex_login.LOOK_FOR_LOGIN, W='no-such-program', CODEX='yes', LOOK='yes')
-    assert words == f'@{MARK} missing no-such-program nor of its login shell'
+    words, = shell_account.run(codex_login.FIND_PROGRAM, codex_login.LOOK_FOR_LOGIN, W='/nowhere/codex', CODEX='yes', LOOK='yes')
+    assert words == f'@{MARK} missing /nowhere/codex nor of its login shell'
 
 
 def test_what_a_restart_of_the_server_left_is_cleared_up_a_week_later(shell_account):
@@ -1600,3 +1600,21 @@ def test_a_wrong_secret_is_not_repeated_in_what_is_said(run, server, home, which
         script.answer(which, f'wrong-secret-{number}')
     assert script.wait() == 255
     assert 'wrong-secret' not in said(script)
+
+
+def test_two_connections_of_one_start_begin_one_program(shell_account):
+    """The first was lost while it began: the second one waits for it, and goes on with it."""
+    pieces = (codex_login.FIND_PROGRAM, codex_login.OURS, codex_login.FIND_AGAIN, codex_login.START)
+    texts = {name: getattr(codex_login, name).replace('MARK', MARK).replace('COMMAND', 'sleep 9') for name in ('JOB', 'KEEPER', 'SHIM')}
+    said = []
+    both = [threading.Thread(target=lambda: said.append(shell_account.run(*pieces, T='60', d='', **texts))) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert said[0] == said[1] and said[0][0].startswith(FOUND)
+    folder = Path(said[0][0].removeprefix(FOUND))
+    assert [path for place in (shell_account.tmp, shell_account.runtime, shell_account.home) for path in place.rglob('job')] == [folder / 'job']
+    for group in (folder / 'groups').read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(group), signal.SIGKILL)
