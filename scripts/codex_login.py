@@ -1348,6 +1348,7 @@ class DeviceCodes:
     what is called one, or stands alone where one was announced or behind such a page."""
     NEAR = 12           # lines that may be between page and code
     PAGE = re.compile('https://.*(?:[/.]device|device(?:login|[/.?])|/activate|/link$|/pair|/connect$|user_code=)', re.I)
+    ALONE = ('((?=.*[0-9])[A-Z0-9]{6,10})', '((?![A-Z]?[a-z]+$)[A-Za-z0-9]{6,10})')      # in the line after; where that ended with a colon
     CALLED = re.compile('code|código|codice|код|コード|代码|代碼|코드', re.I)
 
     def __init__(self):
@@ -1365,10 +1366,11 @@ class DeviceCodes:
         called, near = bool(self.CALLED.search(words)), self._line - self._page[0] < self.NEAR
         code = (re.search(r'(?<![\w/-])([A-Z0-9]{4,8}-[A-Z0-9]{4,8})(?![\w-])', words)
                 or re.search(r'\bcode\b\W{0,3}(?:is\W{1,3})?([A-Z0-9]{6,10})(?![\w-])', words)
-                or near and self._called and re.fullmatch('((?=.*[0-9])[A-Z0-9]{6,10})', words))
+                or near and self._called and re.fullmatch(self._called, words))
         if code and (called or code[0] == words and (self._called or near)):    # else it is a word of something else
             self._code = self._line, code[1]
-        self._called = called if words else self._called
+        if words:
+            self._called = called and self.ALONE[words[-1] in ':：']
         if not self._page[1] or self._code[1] in ('', self.given) or abs(self._page[0] - self._code[0]) >= self.NEAR:
             return None
         self.given = self._code[1]

@@ -380,6 +380,7 @@ class Browser:
     def __init__(self, address, timeout=PATIENCE):
         self.address = address
         self.timeout = timeout
+        self.headers = {}       # what it sends along
         query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(address).query))
         self.redirect_uri, self.state = query.get('redirect_uri'), query.get('state')
 
@@ -411,7 +412,7 @@ class Browser:
         with contextlib.closing(connection):
             visit = [f'GET {address}', 'no answer']
             self.visits.append(visit)
-            connection.request('GET', (url.path or '/') + (f'?{url.query}' if url.query else ''))
+            connection.request('GET', (url.path or '/') + (f'?{url.query}' if url.query else ''), headers=self.headers)
             answer = connection.getresponse()
             page = Page(address, answer.status, dict(answer.headers), answer.read().decode(errors='replace'))
             visit[1] = f'{page.status} {page.headers.get("Location", "")} {page.text[:200]!r}'

@@ -800,6 +800,22 @@ Paste the code in the browser when prompted to activate your Atlas CLI. Your cod
 
 To continue, go to https://account.mongodb.com/account/connect
 """, 'https://account.mongodb.com/account/connect', '8ZTB-YRQN'),
+    **{f'wrangler --device, {how}': (f"""
+ ⛅️ wrangler 4.119.0
+────────────────────
+Attempting to login via OAuth Device Authorization Grant...
+To authorize Wrangler, please visit:
+
+  https://dash.cloudflare.com/oauth2/device
+
+and enter the code:
+
+  {code}
+
+You have 5 minutes to approve this request.
+{more}""", 'https://dash.cloudflare.com/oauth2/device', code) for how, code, more in (
+        ('whose codes have small letters', 'jPqK6Qvs', '\nOpening a link in your default browser: https://dash.cloudflare.com/oauth2/device?user_code=jPqK6Qvs\n'),
+        ('alone', 'jPqK6Qvs', ''), ('without a digit', 'jPqKdQvs', ''))},
     'in a box': (boxed(['Open https://issuer.example/device', 'Code: ABCD-1234'], 40), 'https://issuer.example/device', 'ABCD-1234'),
     'in Spanish': ('Abre https://issuer.example/activate\ne introduce el código ABCD-1234', 'https://issuer.example/activate', 'ABCD-1234'),
 }
@@ -851,6 +867,9 @@ def test_beside_a_redirect_a_code_is_none_to_enter():
     'https://issuer.example/device\nVersion V12A-4567B of it', 'Error code: ABCD12345, see https://docs.example/errors',
     'exit code: 255\nhttps://issuer.example/device', 'https://issuer.example/device\nWARNING: no code',
     'Promo code: SAVE-2026 https://shop.example/', 'the code\nREADONLY\nhttps://issuer.example/device',
+    'Enter the code:\nWaiting\nhttps://issuer.example/device', 'https://issuer.example/device\nEnter the code:\n\nwaiting',
+    'https://issuer.example/device\nSource code of it\n4b825dc', 'https://issuer.example/device\nexit code\nJavaScript',
+    'https://issuer.example/device\nEnter the code:\nv1.2.3-rc1', 'https://issuer.example/device\nThe code:\n4b825dc642cb6eb9a060e54bf8d69288fbee4904',
     'https://shop.example/\nYour code: ABCD-1234', 'Code: ABCD-1234\n' + 'x\n' * 13 + 'https://issuer.example/device', 'https://issuer.example/device?x=ABCD-EFGH is the code',
 ])
 def test_other_lines_hold_no_code(text):
