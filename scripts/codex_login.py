@@ -1941,11 +1941,6 @@ class Terminal:
         while self._handlers:
             signal.signal(*self._handlers.popitem())
 
-    @staticmethod
-    def size():
-        """(columns, rows)."""
-        return os.get_terminal_size(sys.stdin.fileno())
-
 
 class Floor:
     """Who is given what is typed: take() is called with each line and its line feed, or as `mode` says; with b'' at the end of input."""
@@ -1963,13 +1958,14 @@ class Keyboard:
     DAY = 86400.0
 
     def __init__(self, terminal):
-        self.terminal = terminal(self._ring)
+        self.terminal, self.resized = terminal(lambda: self._ring(b'r')), lambda: None
         self._listener, self._questions, self._rest, self._over = None, [], b'', False
         self._lock, self._open, self._bell, self._ended = threading.Lock(), threading.Lock(), None, Box()
 
     def listen(self, take, mode):
         """Give take() what answers no question from now on: 'lines', 'keys', or 'bytes', of what is no terminal."""
         with self._lock:
+            self._rest = (self._listener.typed if self._listener else b'') + self._rest
             self._listener = Floor(take, mode)
             self._give_floor()
 
@@ -2021,9 +2017,9 @@ class Keyboard:
             start(self._read, heard)
         self._ring()
 
-    def _ring(self):
+    def _ring(self, why=b'!'):
         with contextlib.suppress(OSError, TypeError):       # it is over
-            os.write(self._bell, b'!')
+            os.write(self._bell, why)
 
     def _read(self, bell):
         # Not through sys.stdin: a thread inside it would hold up the interpreter's end.
@@ -2034,13 +2030,18 @@ class Keyboard:
                 while handed := self._handed():
                     handed[0](handed[1])
                 ready = select.select([bell, typed] if self._floor() and not self._over else [bell], [], [])[0]
-                if bell in ready and not os.read(bell, 64):
+                rung = os.read(bell, 64) if bell in ready else b'!'
+                if not rung:
                     break
+                if b'r' in rung:
+                    self.resized()
                 with self._lock:
                     if typed in ready and select.select([typed], [], [], 0)[0]:     # else it was typed before a secret
                         with contextlib.suppress(OSError):      # a terminal that is gone
                             self._rest = os.read(typed, 65536)
                         self._over = not self._rest
+                        while 20 < len(self._rest) < 20000 and select.select([typed], [], [], 0.05)[0] and (more := os.read(typed, 4096)):
+                            self._rest += more          # what is pasted is to be known as a whole
         finally:
             os.close(bell)
             self._ended.put(None)
@@ -2097,6 +2098,7 @@ class Device:
     terminal = Terminal
     back = 'come back here'
     while_waiting = 'Ctrl-C cancels, or q and return. If the page fails, paste its address here.'
+    no_terminal = 'The program wants a terminal: -t gives it one.'
     library_cure = 'pip install --upgrade --force-reinstall paramiko'
     shows_output = True         # next to its questions
     in_app_browser = plays_silence = installs_paramiko = False
@@ -2272,6 +2274,14 @@ class Device:
         if is_terminal(sys.stdin):
             self._keyboard.listen(take, 'lines')
 
+    def typed_keys(self, take, resized):
+        """Hand every key to `take` at once, and call resized() when the window has another size; whether this device has that."""
+        if not is_terminal(sys.stdin):
+            return False
+        self._keyboard.resized = resized
+        self._keyboard.listen(take, 'keys')
+        return True
+
     def piped_bytes(self, take):
         """Hand what comes on standard input, where that is no person, to `take`, from a thread of its own; b'' at its end."""
         if not is_terminal(sys.stdin) and hasattr(sys.stdin, 'fileno'):
@@ -2374,10 +2384,6 @@ class AppTerminal(Terminal):
 
     def _hear_signals(self):
         pass                    # they are the whole app's
-
-    @staticmethod
-    def size():
-        return int(os.environ['COLUMNS']), int(os.environ['LINES'])
 
 
 class AShell(Phone):
@@ -2488,6 +2494,7 @@ class Pythonista(Phone):
     app = 'Pythonista'
     back = 'tap ◀ Pythonista'
     while_waiting = '■ cancels. If the page fails, copy its address before you come back.'
+    no_terminal = 'The program wants a terminal, which Pythonista has not: run it from a-Shell or a computer.'
     library_cure = 'delete paramiko from site-packages and site-packages-3 (the app has its own), and restart the app'
     shows_output = False
     in_app_browser = True
@@ -7535,6 +7542,7 @@ class Attempt:
         self.offered = []               # what was offered of the clipboard
         self.prompt = ''                # the program's, while it waits for a line
         self.asked = False              # whether a dialog asks for it
+        self.wants_terminal = False     # whether it says that it has none
         self.away = 0                   # looks at who is in front, until a person that was sent to a browser counts as back
 
     def words(self):
@@ -7562,6 +7570,7 @@ class Login:
         self._command = make_command(options.command, options.device_auth)._replace(terminal=wanted_terminal(options))
         self._redirect = None   # one that a person brought, until the address is known
         self._slept, self._status, self._attempt = False, 0, None
+        self._keys = b'\r'      # the last keys, where a line begins, or one that begins with ~
         self._ahead = deque()   # what was typed and has not been looked at: the attempt may be another one by then
         self._try_anew()
 
@@ -7698,7 +7707,7 @@ class Login:
         """Start the program, in an attempt of its own."""
         self._try_anew()
         if self._command.terminal:
-            self._attempt.program.resize(*screen_size())
+            self._resize()
         self._attempt.program.start(again)
         if self._command.codex:
             self._ask_for_way(Courier(self._link, self._attempt.program, CODEX_PORTS[0], 0.0))
@@ -7726,6 +7735,8 @@ class Login:
             self._attempt.box.put(('typed', None))
         if self._options.no_input:
             self._piped(b'')
+        elif self._command.terminal and not self._options.json and self._device.typed_keys(self._keyed, self._resize):
+            self._report.raw = True
         elif self._command.talks:
             self._device.piped_bytes(self._piped)
         return 'reading'
@@ -7763,6 +7774,7 @@ class Login:
 
     def _read_line(self, said):
         attempt, (stream, line) = self._attempt, said
+        attempt.wants_terminal = attempt.wants_terminal or not self._command.terminal and bool(NO_TERMINAL.search(line))
         state = self._found(attempt.finder.feed(line))
         if attempt.sign_in and attempt.sign_in.url in harmless(line):
             return state
@@ -8065,6 +8077,23 @@ class Login:
         self._ahead.append(typed)
         self._attempt.box.put(('typed', None))
 
+    def _keyed(self, data):
+        """Keys for the program's terminal, Ctrl-C as well. As with ssh, ~. where a line begins ends this, and ~~ is one ~."""
+        before, keys = self._keys, self._keys + data
+        begins = re.search(rb'[\r\n]~?\Z', keys)
+        self._keys = begins[0] if begins else b''
+        if re.search(rb'[\r\n]~\.', keys):
+            _thread.interrupt_main()
+            self._attempt.box.put(('typed', None))
+        elif self._is_ours(data):
+            self._put_typed(data)
+        else:
+            keys = keys[:-1] if self._keys.endswith(b'~') else keys
+            self._attempt.program.write(re.sub(rb'(?<=[\r\n])~~', b'~', keys)[bool(before):])
+
+    def _resize(self):
+        self._attempt.program.resize(*screen_size())
+
     def _piped(self, data):
         attempt = self._attempt
         if not data:
@@ -8090,6 +8119,8 @@ class Login:
         if 'follow' in timers:              # the browser, too, has its time only from now on
             self._set('follow', self.FOLLOW_AFTER)
         self._attempt.away = 0
+        if self._command.terminal:
+            self._resize()
         if self._device.app and (self._attempt.visits or self._attempt.prompt):
             self._set('peek', self.LOOK_AFTER)
         for ports in filter(None, (self._attempt.visits, self._forwards)):
@@ -8132,6 +8163,8 @@ class Login:
 
     def _has_ended(self, status):
         attempt = self._attempt
+        if status and attempt.wants_terminal:
+            self._report.warn(self._device.no_terminal)
         if not self._command.ask or status and not self._command.codex:
             self._status = status
             return 'over'
@@ -8234,9 +8267,18 @@ class Login:
             'Look there: codex login status' if self._command.codex else 'Look there, and start again.')
 
 
+# Programs that do nothing without a terminal, and what such say where there is none.
+NEEDS_TERMINAL = re.compile(r'(?:^|[\s/;&|(])(?:claude\s+setup-token|(?:opencode|gh)\s+auth\s+login|(?:heroku|supabase|firebase)\s+login)\b'
+                            '(?!.*--(with-token|token|ci))')
+NO_TERMINAL = re.compile(r'setRawMode|raw mode is not supported|\b(?:not|requires?|needs?|without|no|open) (?:an? )?(?:interactive )?(?:tty|terminal)\b'
+                         r'|non-(?:interactive|tty)|not running interactively|/dev/tty', re.I)
+
+
 def wanted_terminal(options):
-    """The kind of terminal that a program has at the server, as TERM; '' for none. As ssh: -t where there is one, -tt always."""
-    name = os.environ.get('TERM', '') if options.terminal > 1 or options.terminal and is_terminal(sys.stdin) else None
+    """The kind of terminal that a program has at the server, as TERM; '' for none. As ssh: -t where there is one, -tt always, -T never;
+    a program that is known to need one has it as with -t."""
+    wanted = options.terminal or not options.json and NEEDS_TERMINAL.search(' '.join(options.command)) and 1
+    name = os.environ.get('TERM', '') if wanted and (wanted > 1 or wanted > 0 and is_terminal(sys.stdin)) else None
     return '' if name is None else name if re.fullmatch('[A-Za-z0-9][A-Za-z0-9._+-]{0,50}', name) else 'xterm'
 
 
@@ -8691,8 +8733,9 @@ def make_parser():
     add('-W', dest='stdio', help=argparse.SUPPRESS)
     add('-f', dest='background', action='store_true', help=argparse.SUPPRESS)
     add('-t', dest='terminal', action='count', default=0, help='a terminal for the program, where this is one; -tt: always')
+    add('-T', dest='terminal', action='store_const', const=-1, help='no terminal for the program, also where it is known to need one')
     add('-n', dest='no_input', action='store_true', help='an empty standard input for the program')
-    add(*(f'-{letter}' for letter in 'CTaAxk'), dest='as_usual', action='store_true', help='as with ssh: nothing')
+    add(*(f'-{letter}' for letter in 'CaAxk'), dest='as_usual', action='store_true', help='as with ssh: nothing')
     add('-v', dest='verbose', action='store_true', help="show the program's lines and the log of the connection")
     add('-q', dest='quiet', action='store_true', help='no lines about progress')
     add('--device-auth', action='store_true', help='sign in with a one-time code instead of a redirect')

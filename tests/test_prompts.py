@@ -3,15 +3,18 @@
 The programs are programs/asks.py, run at the embedded server; the phones are stand-ins (see standins.py).
 """
 
-import os
+import fcntl
+import re
 import shlex
+import struct
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 from harness import Browser
 from standins import CANCEL
-from test_keyboard import CTRL_D, at_terminal, mode, typed  # noqa: F401 - a fixture is used by its name
+from test_keyboard import CTRL_C, CTRL_D, USUAL, at_terminal, mode, typed  # noqa: F401 - a fixture is used by its name
 from test_phones import NO, YES, ashell, pythonista  # noqa: F401 - fixtures
 from waiting import until
 
@@ -227,3 +230,116 @@ def test_a_code_that_is_pasted_where_one_is_offered_is_taken_as_it_is(ashell, se
     script.resume(after=5)
     script.answer('Paste a1B2…', CODE)
     assert script.wait() == 0 and 'Login successful: good' in script.screen
+
+
+# --- A terminal at the server ------------------------------------------------------------------------------------------
+
+DOWN, UP = '\x1b[B', '\x1b[A'
+
+
+@pytest.mark.parametrize('what', HARMS)
+def test_a_menu_is_walked_through_by_single_keys(at_terminal, server, what):
+    script = at_terminal('-t', command=asks('keys'))
+    script.wait_for_text('> GitHub')
+    typed(script, DOWN)
+    script.wait_for_text('> Google')
+    harm(script, server, what)
+    typed(script, DOWN)
+    script.wait_for_text('> token')
+    assert mode(script) == (False, False, False)
+    typed(script, '\r')
+    assert script.wait() == 0 and 'so: 2' in script.screen and mode(script) == USUAL
+    assert not re.search(r'(?<!\r)\n', script.screen)
+
+
+def test_ctrl_c_is_the_programs_where_it_has_a_terminal(at_terminal):
+    script = at_terminal('-t', command=asks('keys'))
+    script.wait_for_text('> GitHub')
+    typed(script, CTRL_C)
+    assert script.wait() == 0 and 'so: cancelled' in script.screen
+
+
+def test_a_tilde_and_a_full_stop_end_it_as_with_ssh(at_terminal, server):
+    script = at_terminal('-t', command=('cat',))
+    until(lambda: not mode(script)[2])
+    typed(script, 'a~.b\r~~c\r')
+    script.wait_for_text(r'a~\.b\r\r?\n~c\r\r?\na~')
+    typed(script, '~')
+    typed(script, '.')
+    assert script.wait() == 130 and mode(script) == USUAL and server.leftovers() == []
+
+
+@pytest.mark.parametrize('what', ['a freeze', 'a cut'])
+def test_the_program_has_the_size_of_this_window_again_after(at_terminal, server, what):
+    def resize(columns, rows):
+        fcntl.ioctl(script._master, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
+    script = at_terminal('-t', command=asks('size'))
+    script.wait_for_text('is [0-9]+x[0-9]+')
+    resize(101, 37)
+    script.wait_for_text(r'is 101x37\.')
+    before = script.screen.count('is 101x37.')
+    harm(script, server, what)
+    until(lambda: script.screen.count('is 101x37.') > before)
+    typed(script, 'ok\r')
+    assert script.wait() == 0 and 'so: ok' in script.screen
+
+
+def test_the_address_of_a_failed_page_is_delivered_from_a_terminal_of_keys(at_terminal, home):
+    script = at_terminal('-t', command=asks('both'))
+    script.wait_for_text('come back here')
+    script.wait_for_text('Paste code here')
+    typed(script, Browser(home.opened[0]).redirect(code='from-the-browser'))
+    assert script.wait() == 0 and 'Login successful: wser' in script.screen
+
+
+def test_a_password_for_a_new_connection_is_asked_for_between_the_keys(at_terminal, server, home):
+    for path in home.ssh.glob('id_*'):
+        path.unlink()
+    server.password, server.questions = None, (('Code: ', '111'),)
+    script = at_terminal('-t', command=asks('keys'))
+    script.answer('Code:', '111')
+    script.wait_for_text('> GitHub')
+    server.questions = (('Code: ', '222'),)
+    server.cut()
+    script.answer('Code:', '222')
+    script.wait_for_text('Connected again')
+    typed(script, DOWN + '\r')
+    assert script.wait() == 0 and '222' not in script.screen
+
+
+@pytest.mark.quick
+def test_a_program_that_wants_a_terminal_is_given_the_hint(at_terminal):
+    script = at_terminal(command=asks('keys'))
+    assert script.wait() == 1 and 'setRawMode' in script.screen and '-t gives it one' in script.screen
+
+
+@pytest.mark.parametrize('words', [('gh', 'auth', 'login'), ('/usr/../BIN/heroku', 'login'), ('claude', 'setup-token')])
+def test_a_program_that_is_known_to_need_a_terminal_has_one(at_terminal, server, words):
+    words = tuple(word.replace('/usr/../BIN', str(server.bin)) for word in words)
+    path = server.bin / Path(words[0]).name
+    path.write_text(f'#!/bin/sh\nexec {ASKS} keys\n')
+    path.chmod(0o755)
+    script = at_terminal(command=words)
+    script.wait_for_text('> GitHub')
+    typed(script, '\r')
+    script.wait_for_text('so: 0')
+    script.wait()
+    script = at_terminal('-T', command=words)
+    assert script.wait() != 0 and '-t gives it one' in script.screen
+
+
+def test_pythonista_says_that_it_has_no_terminal(in_pythonista):
+    script = in_pythonista('keys')
+    assert script.wait() == 1 and 'run it from a-Shell or a computer' in script.stderr
+
+
+@pytest.mark.parametrize('what', HARMS)
+def test_in_a_shell_the_keys_pass_one_by_one(ashell, server, what):
+    ashell.know(server)
+    script = ashell.start('-t', 'home', *asks('keys'))
+    script.wait_for_text('> GitHub')
+    typed(script, DOWN)
+    script.wait_for_text('> Google')
+    harm(script, server, what)
+    typed(script, CTRL_C)
+    assert script.wait() == 0 and 'so: cancelled' in script.screen

@@ -95,7 +95,8 @@ def keys():
         while True:
             for number, choice in enumerate(('GitHub', 'Google', 'token')):
                 os.write(1, f'\r\n{">" if number == place else " "} {choice}'.encode())
-            key = os.read(0, 8)
+            key = os.read(0, 1)
+            key += os.read(0, 1) + os.read(0, 1) if key == b'\x1b' else b''
             place = (place + {b'\x1b[B': 1, b'\x1b[A': -1}.get(key, 0)) % 3
             if key in (b'\r', b'\x03'):
                 break
