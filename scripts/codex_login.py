@@ -1161,6 +1161,8 @@ FRAME = ' \t│┃║|'
 # An address with this end is none yet.
 CUT = re.compile('(%[0-9a-f]?|%3a|[^/]:|[?&]|[?&](state|scope|client_id|redirect_uri|response_type|code_challenge)=)$', re.I)
 SCOPE = re.compile('openid|profile|email|offline_access|.*[a-z][_:/.][a-z].*')
+# A page on loopback that is a sign-in by its name, and not a proxy or a program's own window.
+SIGNS_IN = re.compile('[?&]state=|/(auth|authorize|oauth2?|login|sign[-_]?in|sso)(?![a-z])', re.I)
 # A line with these says where a program listens, or what it asks, not where a person shall go.
 LISTENING_WORDS = re.compile(r'\b(start|listen|serv|wait|callback|redirect|running|proxy)', re.I)
 
@@ -1240,7 +1242,8 @@ class Finder:
 
     @property
     def quiet(self):
-        return 0.5 if self._kept else 3.0 if self._second else None
+        soon = self._kept or self._second and self._second.served and SIGNS_IN.search(self._second.url)
+        return 0.5 if soon else 3.0 if self._second else None
 
     def feed(self, line):
         """The SignIn or DeviceCode that a line brings or completes, else None."""

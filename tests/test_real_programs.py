@@ -115,12 +115,12 @@ def person_of(program, folder):
     if reason := sshd.missing():
         pytest.skip(reason)
     with contextlib.ExitStack() as stack:
-        for port in re.findall('[0-9]{4,}', program.port):      # it is the phone's as well: this machine's
-            stack.enter_context(alone_with(int(port)))
         try:
             real_programs.install(program)
         except Missing as missing:
             pytest.skip(str(missing))
+        for port in re.findall('[0-9]{4,}', program.port):      # it is the phone's as well: this machine's
+            stack.enter_context(alone_with(int(port)))
         server = stack.enter_context(Sshd())
         issuers = stack.enter_context(Issuers(server, program.hosts))
         real_programs.put(program, server)

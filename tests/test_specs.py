@@ -620,6 +620,14 @@ def test_a_bare_address_is_given_only_after_a_silence_and_a_redirect_comes_after
     assert finder.feed(redirect(1) + ' and').port == 1 and finder.quiet is None
 
 
+@pytest.mark.parametrize('url, quiet', [
+    *((f'http://127.0.0.1:53682/{path}', 0.5) for path in ('auth?state=x', 'x?state=y', 'oauth2/start', 'sso', 'sign-in/now', 'Login')),
+    *((f'http://127.0.0.1:7890{path}', 3.0) for path in ('', '/', '/author', '/45235f/status?a=b', '/blog'))])
+def test_a_page_on_loopback_that_is_a_sign_in_by_its_name_is_not_waited_for_so_long(url, quiet):
+    finder = script.Finder()
+    assert finder.feed(f'Go to {url}') is None and finder.settle() is None and finder.quiet == quiet and finder.settle().url == url
+
+
 def test_a_second_sign_in_and_a_renewed_address_are_given_and_a_repeated_one_is_not():
     text = '\n'.join([redirect(1, 'a'), redirect(1, 'a'), 'or ' + redirect(1, 'a') + '.', redirect(1, 'b'), redirect(2, 'b'), redirect(2, 'b')])
     assert [found[1:4] for found in found_in(text)] == [(1, '/cb', 'a'), (1, '/cb', 'b'), (2, '/cb', 'b')]
