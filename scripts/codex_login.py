@@ -2748,7 +2748,7 @@ class TextReport:
     """What happens, for a person: what is needed to stdout, the rest to stderr. `outcome` is the line that says the end."""
     events = False
     PROGRESS = {'connecting': 'Connecting to {host} …', 'suspended': 'This app was asleep for {seconds} s.',
-                'reconnected': 'Connected again.'}
+                'reconnected': 'Connected again.', 'note': '{text}'}
     NEEDED = {'output': '{text}', 'device-code': 'Enter this one-time code:\n{code}\non this page:\n{url}'}
 
     def __init__(self, quiet=False):
@@ -2851,8 +2851,10 @@ class JsonReport:
                 self._stream.close()
 
     def tell(self, event, **fields):
-        """Write an event with its fields as a line of JSON."""
+        """Write an event with its fields as a line of JSON; a note is for people only."""
         import json
+        if event == 'note':
+            return
         with self._lock:
             self.outcome = json.dumps({'event': event, **{key: harmless_lines(value) for key, value in fields.items()}})
             put_line(self.outcome, self._stream)
@@ -6249,17 +6251,15 @@ ask() {
   s=$(eval "$A" 2>&1 </dev/null); r=$?
   who=$([ "$NEAR" != yes ] || sed -n 's/.*"id_token" *: *"[^".]*\.\([^".]*\).*/\1/p' "$home/auth.json" | tr '_-' '/+' | base64 -d |
     sed -n 's/.*"email" *: *"\([^" ]*\)".*/\1/p') 2>/dev/null
-  s="$r ${who:--} $(printf '%s' "$s" | tr '\n' '\t')"
-  return $r
+  s="$r ${who:--} $(printf '%s' "$s" | tr '\n' '\t')"; return $r
 }
 '''
 
 LOOK_FOR_LOGIN = r'''
 case $there$CODEX${W##*/} in [!0]*yescodex*) say missing "$missing $nor"; exit 127;; esac
-kept_elsewhere() { grep -Eqs '^ *cli_auth_credentials_store *= *.(keyring|auto)' "$home/config.toml" /etc/codex/config.toml; }
-if [ "$LOOK$CODEX" = yesyes ] && { [ "$NEAR" != yes ] || [ -s "$home/auth.json" ] || kept_elsewhere; } && say asking && ask; then
-  say present "$s"; exit 0        # npx may have had to fetch it first
-fi
+if [ "$LOOK$CODEX" = yesyes ] && { [ "$NEAR" != yes ] || [ -s "$home/auth.json" ] ||
+  grep -Eqs '^ *cli_auth_credentials_store *= *.(keyring|auto)' "$home/config.toml" /etc/codex/config.toml; }
+then say asking; if ask; then say present "$s"; exit 0; fi; fi       # npx may have to fetch it first
 '''
 
 # A number may have been given to another process since, and whoever can write a list can write any number into it.
@@ -6603,9 +6603,8 @@ def make_command(words, device_auth=False):
 
 def up_to_login(text, set_up=True):
     """The simple command that a shell's line ends with; before it, those that only set something up, unless not `set_up`."""
-    def kept(command):
-        return not command[2] or set_up and command[2] in (';', '&&', '\n') and SETS_UP.match(command[1])
-    return COMMAND.sub(lambda command: command[0] if kept(command) else '', re.sub(r'\((?![^()]*\))', '', text)).lstrip(' {')
+    return COMMAND.sub(lambda found: found[0] if not found[2] or set_up and found[2] in (';', '&&', '\n') and SETS_UP.match(found[1])
+                       else '', re.sub(r'\((?![^()]*\))', '', text)).lstrip(' {')
 
 
 class Program:
@@ -6737,17 +6736,14 @@ class Program:
             Box().take(pause, None)
             transcript = Transcript(self.mark)
             try:
-                channel = self._link.run('sh', script)
-                with contextlib.closing(channel):
+                with contextlib.closing(self._link.run('sh', script)) as channel:
                     while data := channel.recv(65536):
                         for record in transcript.feed(data):
                             if isinstance(record, Record) and record.name == 'status':
                                 return self.command.read_status(record.text)
-            except Problem as problem:
-                if problem.kind not in ('link', 'remote'):
+            except (Problem, *LOST) as error:
+                if getattr(error, 'kind', 'link') not in ('link', 'remote'):
                     raise
-            except LOST:
-                pass
         raise Problem('link', f'{self._link.settings.alias} did not say whether the sign-in is complete.',
                       'Ask it yourself: codex login status')
 
@@ -7529,8 +7525,7 @@ class Attempt:
         self.box = Box()
         self.program = Program(link, command, self.box, timeout)
         self.started = time.time()
-        self.found = False              # whether it was begun by an earlier run; the hash_of the state of its last address then
-        self.opened_last = ''
+        self.found, self.opened_last = False, ''    # whether an earlier run began it; the hash_of the state of its last address
         self.shared = False             # whether another one waits for it as well: then it is not ours to end
         self.finder = Finder(strict=command.codex)
         self.code = self.sign_in = self.visits = self.courier = None
@@ -7591,8 +7586,6 @@ class Login:
             self._attempt.box.put(('woke', None))
         if event == 'link-failed':
             self._attempt.box.put(('problem', fields['problem']))
-        elif event == 'note':
-            self._report.note(**fields)
         else:
             self._report.tell(event, **fields)
 
@@ -7809,7 +7802,8 @@ class Login:
             self._report.warn('The end of the sign-in address is cut off: it was not opened.')
         elif found and found.kind == 'page':
             self._leads_nowhere(found.url)
-        elif found:
+        elif found and attempt.opened_last in ('', hash_of(found.state)):           # else it is of before the one that waits
+            attempt.opened_last = ''
             return self._open(found)
         return None
 
@@ -7835,12 +7829,9 @@ class Login:
     def _open(self, found):
         """Everything between the address and the person's browser: check, listen, copy, open."""
         attempt, codex, before = self._attempt, self._command.codex, self._attempt.sign_in
-        if attempt.opened_last not in ('', hash_of(found.state)):
-            return None                             # of before the one that waits
-        attempt.opened_last = ''
         if found.kind == 'leaving' or not self._redirect:
             self._check_page(found.url)
-        # A page that reads the answer behind the `#` comes first, and is the program's own.
+        # The page that reads an answer behind the `#` is the program's own.
         served = found.served or not codex and bool(re.search('response_mode=fragment|response_type=(id_)?token', found.url))
         pending = Pending(found.port, found.path, hash_of(found.state), served, codex, tls=found.tls and not codex)
         attempt.sign_in = found
@@ -8185,8 +8176,7 @@ class Login:
         return self._is_proved(attempt.proof) if attempt.proof and not status else 'proving'
 
     def _prove(self, _):
-        known = self._attempt.failure or not self._command.codex        # it need not be asked once more
-        return self._is_proved((None, '') if known else self._attempt.program.signed_in())
+        return self._is_proved(self._attempt.program.signed_in() if self._command.codex and not self._attempt.failure else (None, ''))
 
     def _is_proved(self, proof):
         signed_in, said = proof
@@ -8314,7 +8304,7 @@ def hand_over(redirect, options, settings, device, report):
 
     def tell(event, **fields):
         if event != 'link-failed':          # whoever waits for the connection raises it
-            report.note(**fields) if event == 'note' else report.tell(event, **fields)
+            report.tell(event, **fields)
     link = Link(settings, device, tell, options.jumps)
     program = Program(link, command, Box(), 0)
     courier = Courier(link, program, redirect.port, elapsed() + Login.MORE_TIME)
@@ -8383,8 +8373,6 @@ class Tunnels:
             self._forwards.revive()
         if event == 'link-failed':
             self._box.put(fields['problem'])
-        elif event == 'note':
-            self._report.note(**fields)
         else:
             self._report.tell(event, **fields)
 
