@@ -194,6 +194,10 @@ class Tab:
         """Load the page again. Does not wait either."""
         self._browser.send('Page.reload', {}, self._session)
 
+    def accept_any_certificate(self) -> None:
+        """Say yes to the page that warns of a certificate, and to all to come."""
+        self._browser.command('Security.setIgnoreCertificateErrors', {'ignore': True}, self._session)
+
     def click(self, selector: str, timeout: float = PATIENCE) -> None:
         """Wait for the element, bring the tab to the front and press the mouse on the element's middle."""
         # Chromium drops mouse events until the page has been drawn; only then does it ask for further frames.

@@ -14,6 +14,7 @@ import sys
 import urllib.parse
 from pathlib import Path
 
+import chromium
 import embedded
 import pytest
 import sshd
@@ -339,6 +340,20 @@ def test_who_says_no_to_the_certificate_first_signs_in_with_the_next_connection(
         with pytest.raises(ssl.SSLCertVerificationError), socket.create_connection(('127.0.0.1', redirect.port), PATIENCE) as sock:
             ssl.create_default_context().wrap_socket(sock, server_hostname='localhost')
     assert over_tls(redirect.port, f'{redirect.path}?{redirect.query}') == (200, 'You are signed in.')
+    assert signed_in(script)
+
+
+def test_a_person_says_yes_to_the_certificate_in_a_real_browser(sign_in):
+    if not chromium.find_chromium():
+        pytest.skip('no chromium: apt-get install chromium')
+    script, address = sign_in('tls')
+    with chromium.Chromium() as browser:
+        tab = browser.new_tab()
+        tab.open(Browser(address).redirect())
+        tab.wait_for_text('private')        # the warning's words
+        tab.accept_any_certificate()
+        tab.reload()
+        tab.wait_for_text('You are signed in.')
     assert signed_in(script)
 
 
