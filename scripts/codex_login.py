@@ -6528,7 +6528,7 @@ def launcher(variables, *pieces):
 
 # Programs that say whether somebody is signed in: the words of a login, those that ask, and what is a yes, with whose it is.
 LOGINS = {
-    'codex': ('login', 'login status', r'(?m)^(?!WARNING).+'),
+    'codex': ('login', 'login status', r'(?ms)^(?:(?:Logged in|API key)[^\n]*|(?!WARNING)(?!.*^(?:Logged in|API key))[^\n]+)'),
     'claude': ('auth login', 'auth status', r'"loggedIn": true(?:[^}]*"email": "(.+?)")?'),
     'gh': ('auth login', 'auth status', r'Logged in to \S+ (?:account|as) \S+'),
     'az': ('login', 'account show', r'"user": {[^}]*"name": "(.+?)"'),

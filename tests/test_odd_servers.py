@@ -135,6 +135,19 @@ def test_what_only_the_login_shell_exports_is_had_from_a_shell_of_another_kind(p
     assert (place.server.home / 'elsewhere/auth.json').exists()
 
 
+@pytest.mark.parametrize('place', [{'shell': shell} for shell in ('zsh', 'fish', 'tcsh', 'dash')], indirect=True, ids=lambda kind: kind['shell'])
+def test_the_words_before_login_mean_what_they_mean_to_the_account_s_own_shell(place):
+    place.server.install('codex', place.server.home / 'own tools')
+    (place.server.bin / 'codex').unlink()
+    line = 'env CODEX_HOME="$HOME/another home" ~/"own tools"/codex login'
+    assert 'signed-in' in place.login(line)
+    before = (place.server.home / 'another home/auth.json').read_text()
+    with Script(place.home, *place.words, line) as script:
+        assert script.wait_for('signed-in')['text'] == 'Logged in using ChatGPT'
+        assert script.wait() == 0
+    assert (place.server.home / 'another home/auth.json').read_text() == before and place.server.leftovers() == []
+
+
 ASKS_FOR_EVER = 'while read -p "Start a session? [y/n] " answer || :; do case $answer in y|n) break;; esac; done'
 
 
