@@ -7175,7 +7175,7 @@ class _Visit:
 class Visits:
     """What browsers ask at the redirect's port: judged, and answered at once or when the story has an answer.
 
-    What is to be brought to the program comes into `box` as ('redirect', Request) or ('page', Request), each once;
+    What is to be brought to the program comes into `box` as ('redirect', Request) or ('page', Request), each once, or ('unread', _Visit);
     answer() hands on what it replied."""
     PATIENCE = 8.0          # s until a browser gets a page that asks again by itself
     AGAIN = 2               # s after which that page does
@@ -7267,10 +7267,6 @@ class Visits:
             self._turned_away.add(what)
             self._note(f'{what} came to the port of the redirect, where only {"https" if self.pending.tls else "http"} is understood.')
         visit.say(page('Not understood', text, status=400))
-
-    def lead(self, visit, channel):
-        """Let a visit pass to what listens at the server, both ways and unread, until either ends; None: there is nothing to reach."""
-        self._board.call(lambda: visit.lead(channel) if channel else visit.end())
 
     def _ask_again(self, visit, request):
         self._expect(request.target, self.AGAIN + 1)
@@ -7968,12 +7964,13 @@ class Login:
         return 'waiting' if stage == 'open' else self._await_end()
 
     def _carry_unread(self, visit):
+        """Let a visit pass to the program, both ways and unread, until either ends."""
         channel = None
         try:
             channel = self._attempt.courier.open()
         except Problem as problem:
             self._report.note(f'{problem.message} {problem.hint}')
-        self._attempt.visits.lead(visit, channel)
+        self._link.board.call(lambda: visit.lead(channel) if channel else visit.end())
 
     def _go_to(self, target, after=0):
         """The last page is to be asked for, by a browser or, if none comes, by this script."""
