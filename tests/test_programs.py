@@ -239,6 +239,14 @@ def test_second_thoughts_break_off_their_answer(start):
     assert program.ask(target).status == 200 and program.end()[0] == 0
 
 
+@pytest.mark.quick
+def test_a_second_page_brings_what_the_first_one_read(start):
+    program = start('second_page')
+    assert 'state' not in program.fields and program.fields['response_type'] == 'token id_token'
+    assert b"'/token?'" in program.ask('/').read() and program.ask('/favicon.ico').status == 200
+    assert program.ask('/token?security_token=good').status == 200 and program.end() == SIGNED_IN
+
+
 # --- Over the script ----------------------------------------------------------------------------------------
 
 def fault(name):
@@ -353,6 +361,21 @@ def test_a_person_says_yes_to_the_certificate_in_a_real_browser(sign_in):
         tab.wait_for_text('private')        # the warning's words
         tab.accept_any_certificate()
         tab.reload()
+        tab.wait_for_text('You are signed in.')
+    assert signed_in(script)
+
+
+def test_a_second_page_is_asked_for_by_the_first_in_a_real_browser_and_by_no_other(sign_in):
+    if not chromium.find_chromium():
+        pytest.skip('no chromium: apt-get install chromium')
+    script, address = sign_in('second-page')
+    stranger = Browser(address)
+    stranger.headers = {'Sec-Fetch-Site': 'cross-site', 'Sec-Fetch-Mode': 'no-cors', 'Referer': 'https://elsewhere.example/'}
+    for path in ('/token?security_token=evil', '/', '/?security_token=evil'):
+        assert stranger.get(stranger.redirect_uri + path).status in (403, 404)
+    with chromium.Chromium() as browser:
+        tab = browser.new_tab()
+        tab.open(stranger.redirect_uri + '/#security_token=good&id_token=x')
         tab.wait_for_text('You are signed in.')
     assert signed_in(script)
 
