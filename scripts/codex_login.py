@@ -584,12 +584,25 @@ class _LookUp:
             self._word('proxyjump', ''))))
 
 
+# What else ssh_config(5) knows.
+OTHER_KEYS = frozenset('''
+    addkeystoagent bindinterface canonicalizefallbacklocal canonicalizepermittedcnames casignaturealgorithms
+    channeltimeout checkhostip ciphers compression controlmaster controlpath controlpersist enableescapecommandline enablesshkeysign
+    escapechar fingerprinthash forkafterauthentication forwardagent forwardx11 forwardx11timeout forwardx11trusted
+    gssapiauthentication gssapidelegatecredentials hashknownhosts hostbasedacceptedalgorithms hostbasedauthentication ignoreunknown
+    include ipqos kbdinteractivedevices kexalgorithms knownhostscommand localcommand loglevel logverbose macs
+    nohostauthenticationforlocalhost obscurekeystroketiming permitlocalcommand pkcs11provider proxyusefdpass
+    pubkeyacceptedalgorithms rekeylimit remotecommand requesttty requiredrsasize securitykeyprovider sendenv
+    sessiontype setenv stdinnull streamlocalbindmask streamlocalbindunlink syslogfacility tcpkeepalive tag tunnel tunneldevice
+    updatehostkeys verifyhostkeydns versionaddendum visualhostkey warnweakcrypto xauthlocation'''.split())
+
+
 def parse_option(text):
     """`KEY=VALUE` or `KEY VALUE` of -o, as (lower-case key, value). Raises Problem('usage')."""
     key, value = config_line(text)
     if not value:
         raise usage_problem(f'-o {text!r} has no value', 'Write -o KEY=VALUE.')
-    if key not in CONFIG_KEYS:
+    if key not in CONFIG_KEYS and key not in OTHER_KEYS:
         raise usage_problem(f'-o {text!r} is not an option of this script',
                             'It knows: ' + ', '.join(sorted(CONFIG_KEYS.values())))
     return key, value
@@ -1854,6 +1867,34 @@ def is_terminal(stream):
     return bool(stream) and getattr(stream, 'isatty', lambda: False)()
 
 
+def columns_of(stream):
+    """How many columns a terminal has; 0 where that is not known, or it is none."""
+    try:
+        return is_terminal(stream) and int(os.environ.get('COLUMNS') or os.get_terminal_size(stream.fileno()).columns)
+    except (OSError, ValueError, AttributeError):
+        return 0
+
+
+def folded(text, stream):
+    """A text as a terminal shows it best: long lines go on below at a word. An address is never broken, and nothing in a pipe."""
+    width = columns_of(stream)
+    if not width or max(map(len, text.split('\n'))) <= width:
+        return text
+    import textwrap
+    return '\n'.join(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False,
+                                   subsequent_indent=' ' * len(re.match(r' *(?:\d+  )?', line)[0])) if line else ''
+                     for line in text.split('\n'))
+
+
+def show_life(what, over, asking=lambda: False):
+    """Say on the screen, now and then, that something goes on, but for while a question is open; until `over`, a Box, has something."""
+    for begun in itertools.chain((5,), itertools.count(15, 15)):
+        if over.take(5 if begun == 5 else 10 if begun == 15 else 15, None):
+            return
+        if not asking():
+            print(folded(f'Still {what}: {begun} s …', sys.stderr), file=sys.stderr, flush=True)
+
+
 def within(limit, function, *arguments):
     """What `function` returns, or raises, within `limit` waking seconds; then None, and it is left to itself."""
     returned = Box()
@@ -1994,6 +2035,11 @@ class Keyboard:
             finally:
                 with self._lock:
                     self._questions = [floor for floor in self._questions if floor.take != answer.put]
+
+    @property
+    def asked(self):
+        """Whether somebody waits for an answer."""
+        return self._open.locked()
 
     def close(self):
         """No more is read; the terminal is as it was."""
@@ -2213,11 +2259,17 @@ class Device:
 
     @staticmethod
     def _show(question):
-        print(question, end=' ', file=sys.stderr, flush=True)
+        print(folded(question, sys.stderr), end=' ', file=sys.stderr, flush=True)
+
+    @property
+    def asking(self):
+        """Whether a question is open."""
+        return self._keyboard.asked
 
     def choose(self, title, choices):
         """One of `choices`, as a person picks it by its number."""
-        print(title, *(f'{number:3}  {choice}' for number, choice in enumerate(choices, 1)), sep='\n', file=sys.stderr)
+        print(folded('\n'.join([title, *(f'{number:3}  {choice}' for number, choice in enumerate(choices, 1))]), sys.stderr),
+              file=sys.stderr)
         while (answer := self.ask(f'Number (1 to {len(choices)}):')) not in map(str, range(1, len(choices) + 1)):
             if not answer:
                 raise KeyboardInterrupt
@@ -2227,7 +2279,7 @@ class Device:
         """{key: text} that a person gives for {key: label}.
 
         `typed` is what they gave before, of which `wrong` says what to correct; it stays where they give nothing."""
-        print(wrong or title, file=sys.stderr)
+        print(folded(wrong or title, sys.stderr), file=sys.stderr)
         return {key: self.ask(f'{label} [{typed[key]}]:' if typed.get(key) else f'{label}:') or typed.get(key, '')
                 for key, label in fields.items()}
 
@@ -2471,7 +2523,10 @@ class AShell(Phone):
         """Have pip install paramiko without what cannot be compiled here."""
         import importlib
         print('Installing paramiko …', file=sys.stderr, flush=True)
+        over = Box()
+        start(show_life, 'installing', over)
         self._run('pip', 'install', '--no-deps', 'paramiko', limit=300)
+        over.put(True)
         importlib.invalidate_caches()
 
     def about(self):
@@ -2495,6 +2550,7 @@ class Modules:
 class Pythonista(Phone):
     """Pythonista: dialogs instead of a terminal, and the app's own modules."""
     app = 'Pythonista'
+    asking = False
     back = 'tap ◀ Pythonista'
     while_waiting = '■ cancels. If the page fails, copy its address before you come back.'
     no_terminal = 'The program wants a terminal, which Pythonista has not: run it from a-Shell or a computer.'
@@ -2619,12 +2675,15 @@ class Pythonista(Phone):
 
     def _asked(self, dialog, *arguments, **options):
         """What a dialog gives. Raises Problem where the app can show none, as for a Shortcut that runs in its extension."""
+        self.asking = True
         try:
             answer = dialog(*arguments, **options)
         except Exception as error:
             self.alone = True
             raise Problem('setup', f'Nobody can be asked here ({error}).',
                           'Run the script in the app once, or have the Shortcut run it there.') from None
+        finally:
+            self.asking = False
         if answer is None:
             raise KeyboardInterrupt
         return answer
@@ -2751,14 +2810,18 @@ class TextReport:
                 'reconnected': 'Connected again.', 'note': '{text}'}
     NEEDED = {'output': '{text}', 'device-code': 'Enter this one-time code:\n{code}\non this page:\n{url}'}
 
-    def __init__(self, quiet=False):
-        self.quiet, self.outcome = quiet, ''
+    def __init__(self, quiet=False, asking=lambda: False):
+        self.quiet, self.outcome, self._asking, self._life = quiet, '', asking, Box()
         self.raw = False        # whether a screen takes the program's bytes, too
         self._streams, self._prompted = {1: sys.stdout, 2: sys.stderr}, {1: '', 2: ''}
 
     def tell(self, event, **fields):
         """Say one of the events that README lists, with its fields; one that only programs need is passed over."""
         fields = {key: harmless_lines(value) for key, value in fields.items()}
+        self._life.put(True)
+        if event == 'connecting' and not self.quiet:
+            self._life = Box()
+            start(show_life, f'connecting to {fields["host"]}', self._life, self._asking)
         if event in self.PROGRESS:
             self.note(self.PROGRESS[event].format(**fields))
         elif event in self.NEEDED:
@@ -2769,15 +2832,15 @@ class TextReport:
     def note(self, text):
         """A line about progress."""
         if not self.quiet:
-            put_line(text, sys.stderr)
+            put_line(folded(text, sys.stderr), sys.stderr)
 
     def show(self, text):
         """What a person needs."""
-        put_line(text, sys.stdout)
+        put_line(folded(text, sys.stdout), sys.stdout)
 
     def warn(self, text):
         """A line about something that went wrong, while the rest goes on."""
-        put_line(text, sys.stderr)
+        put_line(folded(text, sys.stderr), sys.stderr)
 
     def program(self, number, data):
         """What the program printed on its stream 1 or 2, as bytes: goes to whoever reads it here as it is, but not to a screen.
@@ -2803,6 +2866,7 @@ class TextReport:
 
     def close(self):
         """The run is over."""
+        self._life.put(True)
 
     def _listening(self, mode, bind, port):
         # Both loopback addresses have the port; one line is enough for a person.
@@ -4642,6 +4706,7 @@ class Credentials:
         self._steps = []        # (method, secret) of each step that the server accepted, in order
         self._tried, self._shown, self._judged = [], set(), set()
         self._was_let_in = self._was_refused = self._was_asked = self._flew = False
+        self._again = ''            # before a question: what to say of the answer before
         self._keys, self.last_key = None, LastKey(device, settings.account)
 
     @property
@@ -4701,7 +4766,7 @@ class Credentials:
         methods = self._settings.methods
         secrets = {'publickey': (key for key in self._identities() if key.blob not in self._judged),
                    'keyboard-interactive': (secret for secret in self._typed(tuple) if self._server.asks is not False),
-                   'password': self._typed(lambda: self._device.secret(f"{self._whom}'s password:"))}
+                   'password': self._typed(lambda: self._device.secret(f"{self._again}{self._whom}'s password:"))}
         ways = [(method, secrets[method]) for method in methods]
         if 'password' in methods and not self._settings.batch:
             ways.insert(methods[0] == 'publickey', ('password', self._kept_password()))
@@ -4711,6 +4776,7 @@ class Credentials:
         """What `ask` gives, as often as somebody may try."""
         for _ in range(0 if self._nobody else self._settings.password_tries):
             self._server.still_there()
+            self._again = 'That was not right. ' * (self._was_asked and self._was_refused)
             self._was_asked = True
             yield ask()
 
@@ -4780,7 +4846,8 @@ class Credentials:
     def _ask(self, said, prompt, echo):
         if self._nobody:
             raise self._refused(f'{self._settings.name}: the server asks, and nobody is here to answer: {harmless(prompt)}')
-        text = '\n'.join(filter(None, (said, self._as_said(prompt) or self._as_said('?'))))
+        text = '\n'.join(filter(None, (self._again.strip(), said, self._as_said(prompt) or self._as_said('?'))))
+        self._again = ''
         return self._device.ask(text) if echo else self._device.secret(text)
 
     def _kept_password(self):
@@ -4834,13 +4901,14 @@ class Credentials:
 
     def _load(self, path):
         """(public half, function that signs) of the key in a file, None where it cannot be used."""
-        for passphrase in itertools.chain((None,), self._typed(lambda: self._device.secret(f'Passphrase of {path}:'))):
+        for passphrase in itertools.chain((None,), self._typed(lambda: self._device.secret(f'{self._again}Passphrase of {path}:'))):
             try:
                 key = load_private_key(path, passphrase)
                 return key.asbytes(), functools.partial(sign, key)
             except Problem as problem:
                 if problem.kind != 'passphrase':
                     return self._pass_over(path, problem)
+                self._was_asked, self._was_refused = passphrase is not None, True
         self._tried.append(f'{path} ({"needs its" if self._nobody else "wrong"} passphrase)')
 
     def _pass_over(self, name, problem):
@@ -7896,7 +7964,9 @@ class Login:
 
     def _show_page(self, url, copied=''):
         device, report, options = self._device, self._report, self._options
-        if options.qr:
+        if options.qr and self._attempt.sign_in:
+            report.note('There is no QR code: this sign-in comes back to this device only. --device-auth --qr shows one.')
+        elif options.qr:
             report.show(device.attempt(qr_code, url) or 'The code cannot be drawn here.')
         browser = options.browser or device.preference('browser', ('default', 'in-app')) or 'default'
         if browser == 'in-app' and not device.in_app_browser:
@@ -8417,6 +8487,9 @@ def qr_code(text):
         return 'There is no QR code: the package qrcode is missing here.'
     code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
     code.add_data(text)
+    width = len(code.get_matrix())
+    if 0 < columns_of(sys.stdout) < width:
+        return f'There is no QR code: it is {width} columns wide, and this window has {columns_of(sys.stdout)}.'
     drawn = io.StringIO()
     code.print_ascii(out=drawn, invert=True)
     return drawn.getvalue().rstrip('\n')
@@ -8697,17 +8770,33 @@ def make_parser():
         def error(self, message):
             raise usage_problem(message[:1].upper() + message[1:] + '.', f'{self.prog} --help shows how.')
 
-    parser = Parser(prog='codex_login.py', usage='%(prog)s [options] [[user@]host[:port]] [command …]', allow_abbrev=False,
-                    description="Sign codex (or another program) in at a server, with this device's browser.",
+    parser = Parser(prog='codex_login.py', usage='%(prog)s [options]\n       [[user@]host[:port]] [command …]', allow_abbrev=False,
+                    description="Sign codex (or another program) in at a server, with this device's browser.", add_help=False,
+                    formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=12),
                     epilog="Exit status: the remote command's; 255 for an SSH or own error; 2 usage; 124 timed out; "
                     '130 cancelled.')
-    add = parser.add_argument
-    add('-p', metavar='PORT', dest='port', help='port of the SSH server')
-    add('-l', metavar='USER', dest='user', help='account at the server')
-    add('-i', metavar='FILE', dest='identities', action='append', default=[], help='private key; may be repeated')
-    add('-F', metavar='FILE', dest='config', help="ssh configuration; 'none' for none")
-    add('-o', metavar='KEY=VALUE', dest='settings', action='append', default=[], help='an option as in ssh_config(5)')
-    add('-J', metavar='HOST[,HOST]', dest='jump', help='connect through these servers')
+
+    def group(title):
+        return parser.add_argument_group(title).add_argument
+
+    add = group('every day')
+    add('words', nargs=argparse.REMAINDER, metavar='[user@]host[:port] [command …]',
+        help='the server, and what to run there (default: codex login)')
+    add('--again', action='store_true', help='sign in anew where codex is signed in already, or a login is under way')
+    add('--finish', nargs='?', const='', metavar='ADDRESS',
+        help='deliver a redirect that the browser could not, from the clipboard where none is given')
+    add('--device-auth', action='store_true', help='sign in with a one-time code instead of a redirect')
+    add('--qr', action='store_true', help="show a one-time code's page as a QR code, for another device")
+    add('--browser', choices=('default', 'in-app', 'none'), help='where the sign-in page is opened')
+    add('--stay-awake', action=argparse.BooleanOptionalAction, help='play silence while you sign in, so that a-Shell is not '
+        'put to sleep; remembered')
+    add('--timeout', metavar='SECONDS', default='900', help='give up after so long (default %(default)s)')
+    add = group('a new server or device')
+    add('--new-key', action='store_true', help='make a key for this device and have the server accept it')
+    add('--add', metavar='LINK', help='add the server of a pairing link (pair_phone.py makes one)')
+    add('--yes', action='store_true', help='install what is missing without asking (a-Shell)')
+    add('--check', action='store_true', help='try out this device: a table to be copied into a report')
+    add = group('tunnels')
     for mode, metavar, what in (
             ('L', '[BIND:]PORT:HOST:HOSTPORT', 'forward a port of this device to what the server reaches'),
             ('R', '[BIND:]PORT[:HOST:HOSTPORT]', 'forward a port of the server to what this device reaches (or SOCKS)'),
@@ -8715,34 +8804,28 @@ def make_parser():
         add(f'-{mode}', metavar=metavar, dest='forwards', action='append', default=[], help=what,
             type=lambda text, mode=mode: (mode, text))
     add('-N', dest='only_forwards', action='store_true', help='no command: forwards only, until interrupted')
+    add('-g', dest='gateway_ports', action='store_true', help='other devices may use the ports of -L and -D as well')
+    add = group('as with ssh')
+    add('-p', metavar='PORT', dest='port', help='port of the SSH server')
+    add('-l', metavar='USER', dest='user', help='account at the server')
+    add('-i', metavar='FILE', dest='identities', action='append', default=[], help='private key; may be repeated')
+    add('-F', metavar='FILE', dest='config', help="ssh configuration; 'none' for none")
+    add('-o', metavar='KEY=VALUE', dest='settings', action='append', default=[], help='an option as in ssh_config(5)')
+    add('-J', metavar='HOST[,HOST]', dest='jump', help='connect through these servers')
     add('-4', dest='family', action='store_const', const='inet', help='IPv4 only')
     add('-6', dest='family', action='store_const', const='inet6', help='IPv6 only')
-    add('-g', dest='gateway_ports', action='store_true', help='other devices may use the ports of -L and -D as well')
     add('-W', dest='stdio', help=argparse.SUPPRESS)
     add('-f', dest='background', action='store_true', help=argparse.SUPPRESS)
     add('-t', dest='terminal', action='count', default=0, help='a terminal for the program, where this is one; -tt: always')
     add('-T', dest='terminal', action='store_const', const=-1, help='no terminal for the program, also where it is known to need one')
     add('-n', dest='no_input', action='store_true', help='an empty standard input for the program')
-    add(*(f'-{letter}' for letter in 'CaAxk'), dest='as_usual', action='store_true', help='as with ssh: nothing')
+    add(*(f'-{letter}' for letter in 'CaAxk'), dest='as_usual', action='store_true', help='taken, and no matter')
+    add = group('what is said')
     add('-v', dest='verbose', action='store_true', help="show the program's lines and the log of the connection")
     add('-q', dest='quiet', action='store_true', help='no lines about progress')
-    add('--device-auth', action='store_true', help='sign in with a one-time code instead of a redirect')
-    add('--finish', nargs='?', const='', metavar='ADDRESS',
-        help='deliver a redirect that the browser could not, from the clipboard where none is given')
-    add('--new-key', action='store_true', help='make a key for this device and have the server accept it')
-    add('--add', metavar='LINK', help='add the server of a pairing link (pair_phone.py makes one)')
-    add('--yes', action='store_true', help='install what is missing without asking (a-Shell)')
-    add('--again', action='store_true', help='sign in anew where codex is signed in already, or a login is under way')
-    add('--check', action='store_true', help='try out this device: a table to be copied into a report')
-    add('--browser', choices=('default', 'in-app', 'none'), help='where the sign-in page is opened')
-    add('--stay-awake', action=argparse.BooleanOptionalAction, help='play silence while you sign in, so that a-Shell is not '
-        'put to sleep; remembered until --no-stay-awake')
-    add('--qr', action='store_true', help='show the address as a QR code, too')
     add('--json', action='store_true', help='events as JSON lines on standard output')
-    add('--timeout', metavar='SECONDS', default='900', help='give up after so long (default %(default)s)')
-    add('--version', action='version', version=f'codex_login {__version__}')
-    add('words', nargs=argparse.REMAINDER, metavar='[user@]host[:port] [command …]',
-        help='the server, and what to run there (default: codex login)')
+    add('--version', action='version', version=f'codex_login {__version__}', help='the version of this script')
+    add('-h', '--help', action='help', help='these lines')
     return parser
 
 
@@ -8776,7 +8859,7 @@ def read_arguments(words):
              ('user', options.user and config_word(options.user)), ('addressfamily', options.family),
              ('gatewayports', options.gateway_ports and 'yes'))
     options.overrides = [*((key, value) for key, value in typed if value),
-                         *(absolute_paths(*parse_option(text)) for text in options.settings),
+                         *(absolute_paths(*option) for option in map(parse_option, options.settings) if option[0] in CONFIG_KEYS),
                          *(absolute_paths('identityfile', config_word(path)) for path in options.identities)]
     options.forwards = [parse_forward(mode, text) for mode, text in options.forwards]
     if options.background or options.stdio is not None:
@@ -9022,7 +9105,7 @@ def main(words=None):
         asked = None
     events, quiet = (asked.json, asked.quiet) if asked else ('--json' in words, False)
     device = device_class()(alone=events)
-    report = JsonReport() if events else TextReport(quiet)
+    report = JsonReport() if events else TextReport(quiet, lambda: device.asking)
     with contextlib.ExitStack() as run:         # an app lives on and runs the next script: nothing of this one remains
         run.callback(join_started)
         run.callback(device.close)

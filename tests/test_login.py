@@ -147,14 +147,6 @@ def test_the_file_alone_in_an_empty_folder_does_the_whole_job(run, server, tmp_p
     assert [path.name for path in folder.iterdir()] == ['login.py']
 
 
-def test_the_qr_code_is_shown_beside_the_address(run):
-    script = run('--qr', json_events=False)
-    address = script.wait_for_text(r'^(https://\S+)$')[1]
-    script.wait_for_text('\u2588|\u2584|\u2580')
-    Browser(address).sign_in()
-    assert script.wait() == 0
-
-
 def test_browser_none_opens_nothing(run, home):
     script = run('--browser', 'none')
     Browser(script.wait_for('sign-in')['url']).sign_in()
