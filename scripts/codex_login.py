@@ -1888,9 +1888,9 @@ def folded(text, stream):
 
 def show_life(what, over, asking=lambda: False):
     """Say on the screen, now and then, that something goes on, but for while a question is open; until `over`, a Box, has something."""
-    for begun in itertools.chain((5,), itertools.count(15, 15)):
-        if over.take(5 if begun == 5 else 10 if begun == 15 else 15, None):
-            return
+    begun = 0
+    while not over.take(step := 15 if begun else 5, None):
+        begun += step
         if not asking():
             print(folded(f'Still {what}: {begun} s …', sys.stderr), file=sys.stderr, flush=True)
 
@@ -2004,7 +2004,7 @@ class Keyboard:
     def __init__(self, terminal):
         self.terminal, self.resized = terminal(lambda: self._ring(b'r')), lambda: None
         self._listener, self._questions, self._rest, self._over = None, [], b'', False
-        self._lock, self._open, self._bell, self._ended = threading.Lock(), threading.Lock(), None, Box()
+        self._lock, self.question, self._bell, self._ended = threading.Lock(), threading.Lock(), None, Box()
 
     def listen(self, take, mode):
         """Give take() what answers no question from now on: 'lines', 'keys', or 'bytes', of what is no terminal."""
@@ -2027,7 +2027,7 @@ class Keyboard:
 
     def ask(self, show, mode='lines'):
         """The next line, with its line feed, once show() has put the question; b'' at the end of input."""
-        with self._open:
+        with self.question:
             answer = Box()
             self.next_line(show, answer.put, mode)
             try:
@@ -2035,11 +2035,6 @@ class Keyboard:
             finally:
                 with self._lock:
                     self._questions = [floor for floor in self._questions if floor.take != answer.put]
-
-    @property
-    def asked(self):
-        """Whether somebody waits for an answer."""
-        return self._open.locked()
 
     def close(self):
         """No more is read; the terminal is as it was."""
@@ -2148,7 +2143,7 @@ class Device:
     back = 'come back here'
     while_waiting = 'Ctrl-C cancels, or q and return. If the page fails, paste its address here.'
     no_terminal = 'The program wants a terminal: -t gives it one.'
-    library_cure = 'pip install --upgrade --force-reinstall paramiko'
+    library_cure = 'python3 -m venv .venv && .venv/bin/pip install paramiko, and from then on .venv/bin/python instead of python3.'
     shows_output = True         # next to its questions
     in_app_browser = plays_silence = installs_paramiko = False
     unattended = False          # somebody can be asked what is needed, but a program waits for the outcome
@@ -2261,10 +2256,9 @@ class Device:
     def _show(question):
         print(folded(question, sys.stderr), end=' ', file=sys.stderr, flush=True)
 
-    @property
-    def asking(self):
-        """Whether a question is open."""
-        return self._keyboard.asked
+    def asks(self):
+        """Whether a question is open at the terminal."""
+        return self._keyboard.question.locked()
 
     def choose(self, title, choices):
         """One of `choices`, as a person picks it by its number."""
@@ -2550,7 +2544,6 @@ class Modules:
 class Pythonista(Phone):
     """Pythonista: dialogs instead of a terminal, and the app's own modules."""
     app = 'Pythonista'
-    asking = False
     back = 'tap ◀ Pythonista'
     while_waiting = '■ cancels. If the page fails, copy its address before you come back.'
     no_terminal = 'The program wants a terminal, which Pythonista has not: run it from a-Shell or a computer.'
@@ -2675,15 +2668,12 @@ class Pythonista(Phone):
 
     def _asked(self, dialog, *arguments, **options):
         """What a dialog gives. Raises Problem where the app can show none, as for a Shortcut that runs in its extension."""
-        self.asking = True
         try:
             answer = dialog(*arguments, **options)
         except Exception as error:
             self.alone = True
             raise Problem('setup', f'Nobody can be asked here ({error}).',
                           'Run the script in the app once, or have the Shortcut run it there.') from None
-        finally:
-            self.asking = False
         if answer is None:
             raise KeyboardInterrupt
         return answer
@@ -8727,10 +8717,9 @@ def choose_from_menu(device, sessions):
 
 def has_forwards(name, device):
     """Whether the configuration has tunnels for a server; False where it cannot be read, which is said when it is used."""
-    try:
+    with contextlib.suppress(Problem):
         return bool(find_settings(parse_destination(name), device, runs=False).forwards)
-    except Problem:
-        return False
+    return False
 
 
 def ask_for_server(device):
@@ -8776,10 +8765,7 @@ def make_parser():
                     epilog="Exit status: the remote command's; 255 for an SSH or own error; 2 usage; 124 timed out; "
                     '130 cancelled.')
 
-    def group(title):
-        return parser.add_argument_group(title).add_argument
-
-    add = group('every day')
+    add = parser.add_argument_group('every day').add_argument
     add('words', nargs=argparse.REMAINDER, metavar='[user@]host[:port] [command …]',
         help='the server, and what to run there (default: codex login)')
     add('--again', action='store_true', help='sign in anew where codex is signed in already, or a login is under way')
@@ -8791,12 +8777,12 @@ def make_parser():
     add('--stay-awake', action=argparse.BooleanOptionalAction, help='play silence while you sign in, so that a-Shell is not '
         'put to sleep; remembered')
     add('--timeout', metavar='SECONDS', default='900', help='give up after so long (default %(default)s)')
-    add = group('a new server or device')
+    add = parser.add_argument_group('a new server or device').add_argument
     add('--new-key', action='store_true', help='make a key for this device and have the server accept it')
     add('--add', metavar='LINK', help='add the server of a pairing link (pair_phone.py makes one)')
     add('--yes', action='store_true', help='install what is missing without asking (a-Shell)')
     add('--check', action='store_true', help='try out this device: a table to be copied into a report')
-    add = group('tunnels')
+    add = parser.add_argument_group('tunnels').add_argument
     for mode, metavar, what in (
             ('L', '[BIND:]PORT:HOST:HOSTPORT', 'forward a port of this device to what the server reaches'),
             ('R', '[BIND:]PORT[:HOST:HOSTPORT]', 'forward a port of the server to what this device reaches (or SOCKS)'),
@@ -8805,7 +8791,7 @@ def make_parser():
             type=lambda text, mode=mode: (mode, text))
     add('-N', dest='only_forwards', action='store_true', help='no command: forwards only, until interrupted')
     add('-g', dest='gateway_ports', action='store_true', help='other devices may use the ports of -L and -D as well')
-    add = group('as with ssh')
+    add = parser.add_argument_group('as with ssh').add_argument
     add('-p', metavar='PORT', dest='port', help='port of the SSH server')
     add('-l', metavar='USER', dest='user', help='account at the server')
     add('-i', metavar='FILE', dest='identities', action='append', default=[], help='private key; may be repeated')
@@ -8820,7 +8806,7 @@ def make_parser():
     add('-T', dest='terminal', action='store_const', const=-1, help='no terminal for the program, also where it is known to need one')
     add('-n', dest='no_input', action='store_true', help='an empty standard input for the program')
     add(*(f'-{letter}' for letter in 'CaAxk'), dest='as_usual', action='store_true', help='taken, and no matter')
-    add = group('what is said')
+    add = parser.add_argument_group('what is said').add_argument
     add('-v', dest='verbose', action='store_true', help="show the program's lines and the log of the connection")
     add('-q', dest='quiet', action='store_true', help='no lines about progress')
     add('--json', action='store_true', help='events as JSON lines on standard output')
@@ -9105,7 +9091,7 @@ def main(words=None):
         asked = None
     events, quiet = (asked.json, asked.quiet) if asked else ('--json' in words, False)
     device = device_class()(alone=events)
-    report = JsonReport() if events else TextReport(quiet, lambda: device.asking)
+    report = JsonReport() if events else TextReport(quiet, device.asks)
     with contextlib.ExitStack() as run:         # an app lives on and runs the next script: nothing of this one remains
         run.callback(join_started)
         run.callback(device.close)

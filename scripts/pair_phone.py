@@ -73,8 +73,9 @@ PIXELS_PER_MODULE = 8
 GET_QRCODE = """\
 The code itself needs the Python package qrcode. Any of these gets it:
   uv run pair_phone.py
-  python3 -m pip install qrcode
-  sudo apt install python3-qrcode"""
+  sudo apt install python3-qrcode
+  python3 -m venv .venv && .venv/bin/pip install qrcode
+  (and from then on .venv/bin/python instead of python3)"""
 
 
 class Problem(Exception):

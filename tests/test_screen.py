@@ -148,4 +148,4 @@ class Steps:
 def test_signs_of_life_come_seldom_and_into_no_open_question(capsys):
     asking = iter([False, True, False])
     codex_login.show_life('installing', Steps(4), lambda: next(asking))
-    assert capsys.readouterr().err == 'Still installing: 5 s …\nStill installing: 30 s …\n'
+    assert capsys.readouterr().err == 'Still installing: 5 s …\nStill installing: 35 s …\n'
