@@ -3341,7 +3341,7 @@ def prefer_host_key_types(transport, known_types, algorithms=''):
 
 def shake_hands(connection, limit):
     """Key exchange and the proof of the host key, within `limit` waking seconds altogether; else a Problem."""
-    transport, over = connection.transport, Box()
+    transport, over, began = connection.transport, Box(), elapsed()
     transport.banner_timeout = transport.handshake_timeout = limit + 60       # so the deadline comes first
     connection.on_end.append(lambda: over.put(False))
     try:
@@ -3353,6 +3353,7 @@ def shake_hands(connection, limit):
                           'It may be busy; -o ConnectTimeout=SECONDS waits longer.')
         if not transport.is_active():
             raise _handshake_problem(transport)
+        connection.handshake = elapsed() - began
     except BaseException:
         connection.close()
         raise
@@ -4064,6 +4065,7 @@ class Connection:
     def __init__(self, sock, board, below=None):
         self.transport = new_transport(sock, board)
         self.stream, self._below = self.transport.sock, below
+        self.handshake = 0.0            # s that the key exchange took: two round trips and some work
         self.arrived = None             # (channel, where it was connected to, from where): the server opens one
         self.on_end = []
         self.over = self.given_up = False           # ended; by this side
@@ -4992,7 +4994,7 @@ class Hop:
 class Wish:
     """A channel that somebody wants of a Link; `then` gets it, or the Problem, once, on a thread that must not be held up.
 
-    `run` is (command, data) for a session; it `flew` where that has left before the channel was open."""
+    run(connection) gives (command, data) for a session; it `flew` where these have left before the channel was open."""
 
     def __init__(self, number, kind, fields, limit, then, run):
         self.number, self.kind, self.fields, self.limit, self.then, self.run = number, kind, fields, limit, then, run
@@ -5155,11 +5157,12 @@ class Link:
         """A session Channel on which `command` runs and has got `data` on its standard input; waits for it.
 
         Raises Problem: 'remote' where the server gives no session, 'link' where there is no connection."""
-        return self._wait_for(self.RUN_LIMIT, lambda then: self.run_soon(command, data, then))
+        return self._wait_for(self.RUN_LIMIT, lambda then: self.run_soon(command, lambda connection: data, then))
 
     def run_soon(self, command, data, then):
-        """The Wish for the same: then(outcome) gets the Channel or the Problem, on a thread that must not be held up."""
-        return self.wish('session', (), self.RUN_LIMIT, then, (command, data))
+        """The Wish for the same, with data(connection): then(outcome) gets the Channel or the Problem, on a thread that must not
+        be held up."""
+        return self.wish('session', (), self.RUN_LIMIT, then, lambda connection: (command, data(connection)))
 
     def _wait_for(self, limit, begin):
         box = Box()
@@ -5173,7 +5176,7 @@ class Link:
             raise outcome
         return outcome
 
-    def wish(self, kind, fields, limit, then, run=()):
+    def wish(self, kind, fields, limit, then, run=None):
         """The Wish for a channel, within `limit` waking seconds: then(outcome) gets the Channel, or the Problem."""
         wish = Wish(next(self._numbers), kind, fields, limit, then, run)
         wish.expiry = self.board.after(limit, lambda: self._expire(wish))
@@ -5210,7 +5213,8 @@ class Link:
         wish.asked, wish.flew = elapsed(), bool(ahead and wish.run)
         wish.doubt = self.board.after(min(connection.patience, wish.limit / 2), lambda: (
             connection.last_heard > wish.asked or self.suspect(connection)))
-        wish.channel = connection.open(wish.kind, wish.fields, lambda channel: self._answered(wish, channel), wish.run if wish.flew else ())
+        wish.channel = connection.open(wish.kind, wish.fields, lambda channel: self._answered(wish, channel),
+                                       wish.run(connection) if wish.flew else ())
 
     def _answered(self, wish, channel):
         """What a connection makes of a wish, on its reader's thread."""
@@ -5222,7 +5226,7 @@ class Link:
             if wish.run:
                 channel.settimeout(self.RUN_LIMIT)
                 if not wish.flew:
-                    channel.execute(*wish.run)
+                    channel.execute(*wish.run(channel.connection))
             return self._finish(wish, channel)
         code, words = channel.failure
         if (wish.kind == 'session' or code == 4) and wish.tries < len(self.PAUSES):
@@ -6261,7 +6265,7 @@ class Forwards:
 #   I     whose attendant it is: this run's       d     the private folder
 #   OUT, LOG  from which byte on these are wanted E     where records go; the program's own output goes to 1
 #   IN    yes: the program has a standard input, and output of its own: else its output is in the log as well
-#   g, k  job and keeper, each with a group where there is setsid
+#   g, k  job and keeper, each with a group where there is setsid     P  seconds in which a lost connection is made anew
 
 # codex is to have what it has for a person who logs in: PATH, proxies, its home. So the login shell is asked, which may
 # print, ask, never end, go into another program, or leave something running that holds its output.
@@ -6568,7 +6572,7 @@ while read -r word n length; do
 done
 kill "$t" $u
 # The last one clears up, too, where somebody has left already: its run may be dead, which a silent connection does not tell.
-[ "$known" = yes ] && [ ! -e "$d/left" ] || { sleep 3; others - <"$d/attendants" || clear_up; }
+[ "$known" = yes ] && [ ! -e "$d/left" ] || { sleep "$P"; others - <"$d/attendants" || clear_up; }
 '''
 
 
@@ -6597,7 +6601,8 @@ NOBODY = re.compile(r'(?im)^.*(not (logged (in|into)|authenticated)\b|"loggedIn"
 # In a line of a shell: a word; an option with its value; the words of a login (the program, `login`, options); how a simple command
 # begins; one with what follows it; and such as may be run once more to ask, since they only set something up.
 WORD = r"""(?:[^\s'"`\\;&|<>()]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+"""
-OPTION = rf'\s+(?:(?:-[cmpC]|--(?:config|enable|disable|model|profile|cd|experimental_[a-z-]+))\s+{WORD}|-{WORD})'
+TAKES = r'(?:-[cmpC]|--(?:config|enable|disable|model|profile|cd|experimental_[a-z-]+))(?=\s)'
+OPTION = rf'\s+(?:{TAKES}\s+{WORD}|(?!{TAKES})-{WORD})'
 LOGIN = re.compile(rf"""(?<![^\s/'"(;&|])({'|'.join(LOGINS)})(?:-code|-tools)?(?:@[\w.^~-]+)?['"]?(?:{OPTION})*"""
                    rf"""\s+((?:auth\s+)?login)((?:{OPTION})*)(?![^\s'"`;&|<>)])""")
 PROGRAM = re.compile(rf'((?:(?:env|exec|command|\w+=(?:{WORD})?)\s+)*)(?!-)([\w./+~@-]+)(?=\s|$)')
@@ -6676,6 +6681,7 @@ class Program:
     GRACE = 150             # seconds after which the server ends what this script should have ended: what came late is finished first
     START_LIMIT = 30.0      # s
     PAUSES = (0, 0.2, 1, 3, 5)      # s before each try to have its status
+    PATIENCE = 3.0          # s that the attendant of a lost connection waits for the next one, at least: in them it is made anew
     MOST_WAITING = 100      # things said by the program that nobody has looked at
     PIECE, MOST_PIECES = 65536, 16      # of its input: bytes of one, and so many that it has not read
     PROMPT_AFTER = 0.2      # s of silence after which a line without an end is a prompt
@@ -6815,8 +6821,13 @@ class Program:
     def _attend(self):
         self._following = None
         if not self._over:
-            script = launcher(self._variables(OUT=str(self._seen[1] + 1), LOG=str(self._seen[2] + 1), **self._beginning), LAUNCH, ATTEND)
-            self._link.run_soon('sh', script, lambda outcome: self._board.call(lambda: self._attended(outcome)))
+            self._link.run_soon('sh', self._attendant, lambda outcome: self._board.call(lambda: self._attended(outcome)))
+
+    def _attendant(self, connection):
+        """The launcher's text that starts the program, or goes on with it, and follows it through this Connection."""
+        return launcher(self._variables(
+            OUT=str(self._seen[1] + 1), LOG=str(self._seen[2] + 1), P=str(int(max(self.PATIENCE, 6 * connection.handshake))),
+            **self._beginning), LAUNCH, ATTEND)
 
     def _attended(self, outcome):
         """There is an attendant at the end of a Channel, or a Problem instead."""
@@ -7036,11 +7047,11 @@ class Courier:
 
     def __init__(self, link, program, port, until):
         self._link, self._program, self._port, self.until = link, program, port, until
-        self._spare = None          # a Channel for what is to be brought next
+        self._spare = None          # a Channel for the next page
         self.cookies = set()        # the names of those that the program has set
 
     def prepare(self, forbidden=lambda problem: None):
-        """Have a channel opened for what is to be brought next; forbidden(problem) is told where the server will not."""
+        """Have a channel opened for a page that is to be got; forbidden(problem) is told where the server will not."""
         def answered(outcome):
             if isinstance(outcome, Channel):
                 self._spare = outcome
@@ -7055,7 +7066,7 @@ class Courier:
         back, 'unknown' where it may have arrived."""
         while True:
             try:
-                return self._exchange(request, follows=True)
+                return self._exchange(request, once=True)
             except Lost as lost:
                 answer = self._what_became_of_it(lost.args[1]) if lost.args[0] else None
             if answer:
@@ -7103,10 +7114,13 @@ class Courier:
                 raise
         return self.last_words(self.LAST_WORDS if broken else self.LAST_WORDS / 10)
 
-    def _exchange(self, request, follows=False):
-        spare, self._spare, sent = self._spare, None, 0
-        if follows and self._program.command.codex:
+    def _exchange(self, request, once=False):
+        spare, sent = None, 0
+        if not once:
+            spare, self._spare = self._spare, None
+        elif self._program.command.codex and (not self._spare or self._spare.closed):
             self.prepare()          # it takes many connections: one more for the page that this leads to
+        # What is to arrive once leaves where the program has just answered: from a dead connection it may come later after all.
         channel = spare if spare and not spare.closed and self._link.is_sure_of(spare.connection) else self.open()
         try:
             data = request_text(request, self.cookies)

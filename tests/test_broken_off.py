@@ -159,3 +159,14 @@ def test_an_app_that_was_frozen_while_it_connected_the_first_time_goes_on(server
     script.resume(after=7)
     assert Browser(script.wait_for('sign-in')['url']).sign_in().status == 200 and script.wait() == 0
     assert server.connections == 1 and 'Traceback' not in script.stderr
+
+
+@pytest.mark.slow
+def test_a_server_far_away_that_has_not_heard_of_the_saved_login_yet_waits_for_the_next_connection(server, relay, start):
+    """The attendant whose connection is lost before it was told `go` ends the program; but not while the next one is made."""
+    relay.far(1.2)
+    script = start()
+    url = script.wait_for('sign-in', 60)['url']
+    relay.cut('reset')
+    assert Browser(url, timeout=60).sign_in().status == 200 and script.wait(60) == 0
+    assert len([event for event in script.events if event['event'] == 'sign-in']) == 1

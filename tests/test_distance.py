@@ -30,7 +30,7 @@ COUNTS = {
     'start to address, next login': (5, 4, 4, 7),
     'start to address, behind a jump host': (11, 10, 10, 11),
     'start to the first line of a command': (7, 6, 6, 7),
-    'redirect to signed in': (3, 2, 2, 2),
+    'redirect to signed in': (3, 3, 3, 3),
     'connection lost to delivered': (5, 5, 5, 6),
     'killed, program gone: start to address of a new one': (6, 6, 6, 9),
     'killed: start to address of the same': (5, 10, 10, 13),

@@ -107,7 +107,7 @@ def test_what_is_to_run_is_small_enough_to_leave_before_the_servers_window_is_kn
         settings, board = types.SimpleNamespace(alias='server'), None
 
         def run_soon(self, command, data, then):
-            sent.append(data)
+            sent.append(data(types.SimpleNamespace(handshake=100.0)))
     script.Program(Link(), script.make_command(words), script.Box(), 900).start()
     assert len(sent[0]) <= script.Channel.AHEAD < 24576
 
