@@ -232,10 +232,10 @@ def test_the_benchmark_knows_its_arguments(block, computer):
 
 @blocks('sh', 'record_demo')
 def test_the_recording_can_be_made_anew(block, computer, tmp_path):
-    computer.run(f'{block.text.strip()} {shlex.quote(str(tmp_path / "demo.svg"))}', DEMO_LIMIT)
-    anew, there = (re.findall('class="step">([^<]+)', file.read_text())
-                   for file in (tmp_path / 'demo.svg', record_demo.PICTURE))
-    assert sorted(anew) == sorted(there) and 'signed in' in there
+    computer.run(f'{block.text.strip()} {shlex.quote(str(tmp_path / "demo.svg"))}', DEMO_LIMIT,
+                 HOME=os.environ['HOME'])           # where the stand-ins' Pythons are
+    anew, there = (record_demo.said(file.read_text()) for file in (tmp_path / 'demo.svg', record_demo.PICTURE))
+    assert anew == there and any(line.startswith('Signed in') for line in there)
 
 
 # --- Logins from a computer ---------------------------------------------------------------------------------
