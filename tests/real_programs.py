@@ -89,7 +89,7 @@ PROGRAMS = (
     Program('gemini', '0.61.0', ('npm', '@google/gemini-cli'), GOOGLE, 'gemini', {'.gemini/settings.json': GEMINI}, port='none',
             ssh='a code is typed back', asks='authorization code: ', needs='`-t`: it asks at a terminal'),
     Program('firebase login', '15.34.2', ('npm', 'firebase-tools'), (*GOOGLE, 'firebase.google.com', 'auth.firebase.tools'),
-            'firebase login --reauth --interactive', port='9005', needs='`firebase login --reauth --interactive`: else it wants a terminal'),
+            'firebase login --reauth --interactive', port='9005', needs='`-t`, or `firebase login --reauth --interactive`: it asks first'),
     Program('gh auth login', '2.23.0', ('apt', 'gh'), ('github.com', 'api.github.com'), 'gh auth login -w -h github.com -p https',
             port='none', ssh='the code is typed by hand', needs='`-w -h github.com -p https`: it asks otherwise'),
     Program('wrangler login', '4.86.0', ('npm', 'wrangler'), ('dash.cloudflare.com', 'api.cloudflare.com'), 'wrangler login', port='8976'),
@@ -108,7 +108,7 @@ PROGRAMS = (
     Program('oauth2-cli-auth', '2.0.0', ('pip', 'oauth2-cli-auth'), ('oidc.example.test',), 'python-of-programs oauth2_login.py',
             {'oauth2_login.py': OAUTH2_CLI_AUTH}, port='8080'),
     Program('az login', '1.39.0', ('pip', 'msal'), ('login.microsoftonline.com',), 'python-of-programs msal_login.py',
-            {'msal_login.py': MSAL}, needs='tried: its library, msal'),
+            {'msal_login.py': MSAL}, needs='tried: its library, msal, which shows the address; `az` does not'),
 )
 
 

@@ -150,6 +150,17 @@ def test_a_program_takes_the_code_that_its_page_shows(program, tmp_path):
         assert person.by_script()
 
 
+@each([program for program in PROGRAMS if program.name == 'firebase login'])
+def test_a_program_that_asks_at_a_terminal_first_is_answered_and_then_signs_in(program, tmp_path):
+    with person_of(program, tmp_path) as person:
+        server = person.server
+        with Script(person.home, '-t', '-p', server.port, f'{server.user}@127.0.0.1', 'firebase login', json_events=False, terminal=True) as script:
+            for question in ('Gemini', 'collect'):
+                script.answer(question, 'n')
+            person.visit(until(lambda: person.home.opened, 'the page')[0])
+            assert script.wait() == 0 and person.issuers.exchanges() == [200]
+
+
 @each([program for program in PROGRAMS if program.name in ('wrangler login', 'clasp login')])
 def test_too_large_a_request_is_the_program_s_to_refuse_and_the_reload_passes_without_the_cookies_of_others(program, tmp_path):
     with person_of(program, tmp_path) as person:
