@@ -428,7 +428,7 @@ def main(name, *words):
         if words[-1] == 'status':
             words = tuple(word for word in words if word not in ('--device-auth', '--with-api-key'))
         if words[:2] == ('login', '--experimental_issuer'):
-            SCENE['issuer'], words = words[2], words[:1]
+            SCENE['issuer'], words = words[2], (*words[:1], *words[3:])
         commands |= {('login', 'status'): status, ('login', '--device-auth'): device_login, ('login', '--with-api-key'): key_login}
     if words not in commands:
         say(f"error: unexpected argument '{' '.join(words)}' found\n")
