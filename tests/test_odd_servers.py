@@ -361,3 +361,20 @@ def test_an_account_whose_home_does_not_exist(place):
     place.server.environment['CODEX_HOME'] = '/run/lab/codex-home'
     assert 'signed-in' in place.login()
     assert place.server.leftovers() == []
+
+
+# --- What may be forwarded to ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('place', [{'PermitOpen': f'{name}:*'} for name in ('localhost', '127.0.0.1')], indirect=True, ids=['localhost', '127.0.0.1'])
+@pytest.mark.parametrize('command', [(), ('wrangler', 'login')], ids=['codex', 'another'])
+def test_a_server_that_permits_one_name_of_its_loopback_is_asked_by_that(place, command):
+    place.server.install('wrangler')
+    assert 'error' not in place.login(*command)
+
+
+@of_kind(PermitOpen='127.0.0.1:9')
+def test_a_server_that_permits_neither_says_so(place):
+    with Script(place.home, *place.words) as script:
+        error = script.wait_for('error')
+        assert error['kind'] == 'forbidden' and 'PermitOpen' in error['hint'] and script.wait() == 255
+        assert place.home.leftovers() == []

@@ -1481,6 +1481,13 @@ def test_what_only_looks_like_a_login_is_none(line):
     assert script.make_command([line]).ask == '' and not script.make_command([line], device_auth=True).codex
 
 
+@pytest.mark.parametrize('line', ['codex' + ' -m' * 3000 + ' login(', 'codex -c ' * 300, "codex login" + ' -c' * 3000 + "'"], ids=['options', 'programs', 'after it'])
+def test_a_line_that_could_be_read_in_many_ways_is_read_at_once(line):
+    """A link on a web page can bring one: it must not hold the app before anybody is asked."""
+    assert script.make_command([line]).line
+
+
+
 @pytest.mark.parametrize('option', ['--with-api-key', '--with-access-token'])
 def test_a_key_that_is_read_from_standard_input_is_codex_but_no_login_with_a_page(option):
     command = script.make_command([f'codex login {option}'], device_auth=True)
