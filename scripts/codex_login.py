@@ -1152,7 +1152,7 @@ class SignIn(NamedTuple):
     `port` and `path` are the redirect's; `path` is '' where only the page knows it. `state` is None where the address names
     none. `kind` is 'redirect'; 'bare' where it names none, and is on the server's loopback itself; 'cut' where its end is
     missing, and it must not be opened. Without a `port`: 'leaving' where the redirect goes elsewhere than to loopback, and
-    'page' where a mere page was handed to $BROWSER. `tls`: what listens at the port speaks it."""
+    'page' for a mere page: whether it leads back, and where, only the program knows. `tls`: what listens at the port speaks it."""
     url: str
     port: 'int | None'
     path: str
@@ -1173,6 +1173,7 @@ LINKS = re.compile('(?:\x1b]|\x9d)8;[^;\x07\x1b\x9c]*;(https?://[!-~]+)')     # 
 FRAME = ' \t│┃║|'
 # An address with this end is none yet.
 CUT = re.compile('(%[0-9a-f]?|%3a|[^/]:|[?&]|[?&](state|scope|client_id|redirect_uri|response_type|code_challenge)=)$', re.I)
+SIGNING_IN = re.compile(r'auth|log[ -]?[io]n|sign[ -]?[io]n|\bsso|saml|oidc|browser', re.I)
 SCOPE = re.compile('openid|profile|email|offline_access|.*[a-z][_:/.][a-z].*')
 # A page on loopback that is a sign-in by its name, and not a proxy or a program's own window.
 SIGNS_IN = re.compile('[?&]state=|/(auth|authorize|oauth2?|login|sign[-_]?in|sso)(?![a-z])', re.I)
@@ -1245,12 +1246,12 @@ class Finder:
     A redirect is given at once, and again where it is another one than before. But an address at the end of its line may go
     on in the next one, where something breaks lines at a fixed width; and what is bare or cut is only the second best. These
     are given by settle(), after `quiet` seconds without a word; None where nothing is waited for. With `strict`, addresses
-    whose redirect leaves are given, too."""
+    whose redirect leaves are given, too; else `page` is the SignIn of what looks most like a page to sign in on, if there is one."""
     WIDEST = 256        # columns of a line that something broke
 
     def __init__(self, strict=False):
         self._strict, self._last, self._second, self._codes = strict, None, None, DeviceCodes()
-        self._kept, self._listens, self._place, self._width, self._even = '', False, 0, 0, False
+        self._kept, self._listens, self._signs_in, self._place, self._width, self._even, self.page = '', False, False, 0, 0, False, None
         self.states = set()         # of all addresses
 
     @property
@@ -1269,6 +1270,7 @@ class Finder:
         else:
             found = self._release()
         self._listens = bool(LISTENING_WORDS.search(URLS.sub('', body)))
+        self._signs_in = self._signs_in or bool(SIGNING_IN.search(body))
         self._kept, self._even = '', joined and place == self._place
         for url in LINKS.findall(line):
             found = self._offer(url) or self._code(url) or found
@@ -1321,6 +1323,8 @@ class Finder:
         self.states |= {value for name, value in parameters_of(url) if name == 'state'}
         if not found and self._strict and any(name == 'redirect_uri' for name, _ in parameters_of(url)):
             found = SignIn(url, None, '', None, 'leaving')
+        if not (found or self._strict or handed or cut or self._codes.given or DeviceCodes.PAGE.match(url)) and self._signs_in:
+            self.page = max(self.page, SignIn(url, None, '', None, 'page'), key=lambda page: len(page.url if page else ''))     # no page of help
         if not found or found.served and (self._listens or self._codes.given) and not handed:
             return None
         if not handed and (cut or CUT.search(url)):
@@ -1437,7 +1441,7 @@ class Redirect(NamedTuple):
     def request(self, pending):
         """The Request with which a browser would have brought it to the Pending login. A mere query is known by its state only."""
         path = (pending.path or '/') if pending.state and not self.path else ''
-        return Request('GET', path + self.target, (('Host', f'localhost:{self.port or pending.port}'), ('Accept', '*/*')))
+        return Request('GET', path + self.target, (('Host', f'localhost:{self.port or pending.port}'), ('Accept', 'text/html, */*')))
 
 
 def parse_redirect(text):
@@ -1578,7 +1582,7 @@ def request_text(request, cookies=()):
 
 
 class Reply(NamedTuple):
-    """An HTTP reply: its status, its Location or '', all its bytes, and the names of the cookies that it sets."""
+    """An HTTP reply: its status, where it sends the browser or '', all its bytes, and the names of the cookies that it sets."""
     status: int
     location: str
     data: bytes
@@ -1609,7 +1613,7 @@ def read_reply(reader):
             reader.unended = not closes and len(reader.data) > reader.at
             yield
         reader.at = len(reader.data)
-    yield Reply(status, headers.get('location', ''), bytes(reader.data[start:reader.at]),
+    yield Reply(status, headers.get('location', '') if 300 <= status < 400 else '', bytes(reader.data[start:reader.at]),
                  tuple(value.partition('=')[0].strip() for name, value in lines if name.lower() == 'set-cookie'))
 
 
@@ -1686,7 +1690,8 @@ def judge(request, pending):
     parameters, own = request.parameters(), _is_from_own_page(request, pending.port)
     known = pending.path and not pending.served
     comes = request.target not in pending.leads_to and (
-        unquote(path) == unquote(pending.path) if known else not own and bool(parameters) if not pending.served else
+        unquote(path) == unquote(pending.path) if known else
+        not own and bool(parameters or _is_top_level(request) and 'text/html' in request.header('accept')) if not pending.served else
         bool(RESULTS & {name for name, _ in parameters}))
     if request.method == 'OPTIONS' and request.header('origin') and (comes or not known) and not pending.codex:
         return Verdict(PASS, request.target)        # the program says whether a page may bring the result (Fetch, CORS preflight)
@@ -6474,6 +6479,39 @@ done'''
 
 STATUS = ASK + 'ask; say status "$s"\n'
 
+# What listens on the server's loopback, as the system says it: nothing is connected to, since some programs take one connection
+# only. Told of are the program's own, and what else has port P. Its own are those of its tree, and of what has left the tree
+# with its $BROWSER. Of another account's process nobody may see what it holds: that one of the tree has that account will do.
+LISTENS = r'''
+listening() {       # port, family, and whose it is
+  if [ -r /proc/net/tcp ]; then
+    held=$(for p in $mine; do ls -ln "/proc/$p/fd"; done | sed -n 's/.*socket:\[\(.*\)]$/ \1 /p') me=$(id -u)
+    theirs=$(for p in $mine; do sed -n 's/^Uid:.\([0-9]*\).*/ \1 /p' "/proc/$p/status"; done)
+    cat /proc/net/tcp /proc/net/tcp6 | sed -n 's/^ *[0-9]*: \(0*FFFF0*\)*\(0100007F\|7F000001\|0*\):\(.... [^ ]* 0A \)/4 \3/p
+      s/^ *[0-9]*: 0*10*:\(.... [^ ]* 0A \)/6 \1/p' | while read -r family port r st q t re uid to i rest; do
+      whose=other port=$((0x$port))
+      case $held in *" $i "*) whose=own;; esac
+      case $me in 0|"$uid") ;; *) case "$port $theirs" in "$P "*" $uid "*) whose=own;; esac;; esac
+      case $whose$port in own*|other"$P") echo "$port $family $whose";; esac
+    done
+  else
+    lsof -nP -iTCP -sTCP:LISTEN -Fpn | sed -n '/^p/{s/p//;h;};s/^n\*:/4 /;s/^n127\.0\.0\.1:/4 /;s/^n\[::1]:/6 /;/^[46] /{G;s/\n/ /;p;}' |
+      while read -r family port p; do
+        case $mine$port in *" $p "*) echo "$port $family own";; *" $P") echo "$port $family other";; esac
+      done
+  fi
+}
+{
+  read -r g k <"$d/groups"; ours "$g" job || g=
+  all() {           # -z is for busybox, unless it knows no -z; macOS has no /proc
+    for z in z ''; do grep -ls${z}F "$d/bin/browser" /proc/[0-9]*/environ; done
+    [ -d /proc/1 ] || ps -AEww -o pid= -o command= | grep -F "$d/bin/browser"
+  }
+  mine=" $( { [ -z "$g" ] || family "$g"; all | sed 's/^[^0-9]*\([0-9]*\).*/\1/'; } | tr '\n' ' ')"
+  [ ! -r /proc/net/tcp ] && ! command -v lsof >&2 || say listens $(listening)
+} 2>/dev/null
+'''
+
 FIND_AGAIN = r'''
 gone() {
   now=$(here)
@@ -6795,21 +6833,38 @@ class Program:
 
     def signed_in(self):
         """(whether somebody is signed in, the words that say so), by the program's own status. Raises Problem 'link'."""
-        script = launcher(self._variables(), FIND_PROGRAM, STATUS)
         for pause in self.PAUSES:
             Box().take(pause, None)
-            transcript = Transcript(self.mark)
             try:
-                with contextlib.closing(self._link.run('sh', script)) as channel:
-                    while data := channel.recv(65536):
-                        for record in transcript.feed(data):
-                            if isinstance(record, Record) and record.name == 'status':
-                                return self.command.read_status(record.text)
+                told = self._told('status', FIND_PROGRAM, STATUS)
+                if told:
+                    return self.command.read_status(told)
             except (Problem, *LOST) as error:
                 if getattr(error, 'kind', 'link') not in ('link', 'remote'):
                     raise
         raise Problem('link', f'{self._link.settings.alias} did not say whether the sign-in is complete.',
                       'Ask it yourself: codex login status')
+
+    def look(self, port):
+        """Have the server say what listens there, without connecting to it: 'listens' comes into the box, with each of the program's
+        own, and each at `port`, as (port, '4' or '6', whether it is its own); None where it does not say."""
+        start(self._look, port)
+
+    def _look(self, port):
+        told = None
+        with contextlib.suppress(Problem, *LOST):
+            told = self._told('listens', OURS, LISTENS, P=str(port))
+        self._box.put(('listens', None if told is None else [
+            (int(port), family, whose == 'own') for port, family, whose in re.findall('([0-9]{1,5}) ([46]) (own|other)', told)]))
+
+    def _told(self, wanted, *pieces, **variables):
+        """The text of the record of that name, which the launcher says in a session of its own, else None. Raises Problem, or of LOST."""
+        channel, transcript = self._link.run('sh', launcher(self._variables(**variables), *pieces)), Transcript(self.mark)
+        with contextlib.closing(channel):
+            while data := channel.recv(65536):
+                for item in transcript.feed(data):
+                    if isinstance(item, Record) and item.name == wanted:
+                        return item.text
 
     def _variables(self, **others):
         command = self.command
@@ -6948,7 +7003,7 @@ class Program:
 
     def _end_if_all_is_said(self):
         if self._ending and self._seen[1] >= self._ending[1] and self.exited is None:
-            self.exited = self._ending[0]
+            self.exited, self._ending = self._ending[0], None
             self._room.close(Problem('ended', 'The program has ended.'))
             for stream, lines in self._lines.items():
                 self._box.put(('prompt', (stream, '')))
@@ -7049,14 +7104,15 @@ class Courier:
         self._link, self._program, self._port, self.until = link, program, port, until
         self._spare = None          # a Channel for the next page
         self.cookies = set()        # the names of those that the program has set
+        self.hosts = '127.0.0.1', '::1'         # in the order in which they are tried
 
-    def prepare(self, forbidden=lambda problem: None):
-        """Have a channel opened for a page that is to be got; forbidden(problem) is told where the server will not."""
+    def prepare(self, failed=lambda problem: None):
+        """Have a channel opened for a page that is to be got; failed(problem) is told where the server will not, or nobody is there."""
         def answered(outcome):
             if isinstance(outcome, Channel):
                 self._spare = outcome
-            elif outcome.kind == 'forbidden':
-                forbidden(outcome)
+            elif outcome.kind in ('forbidden', 'refused'):
+                failed(outcome)
         self._link.wish('direct-tcpip', ('127.0.0.1', self._port, '127.0.0.1', 0), Link.OPEN_LIMIT, answered)
 
     def carry(self, request):
@@ -7139,13 +7195,13 @@ class Courier:
 
     def open(self):
         """A channel to the program, on either loopback, through this connection or the next one. Raises Problem as carry() does."""
-        host = '127.0.0.1'
+        hosts = list(self.hosts)
         while True:
             try:
-                return self._link.open_tcp(host, self._port)
+                return self._link.open_tcp(hosts[0], self._port)
             except Problem as problem:
-                if problem.kind == 'refused' and host != '::1':
-                    host = '::1'
+                if problem.kind == 'refused' and hosts[1:]:
+                    del hosts[0]
                 elif problem.kind == 'refused':
                     raise Problem('refused', f'Nothing waits at port {self._port} of {self._link.settings.alias} any more.',
                                   'Start the login again.') from None
@@ -7384,12 +7440,13 @@ class Visits:
             reply(data)
         return verdict
 
-    def answer(self, request, data, keep=False, follow=None, **changes):
+    def answer(self, request, data, keep=False, follow=None, stage=''):
         """Give browsers what came for a request, for later ones as well if `keep`; whether there is a browser.
 
-        `follow` is the target that it sends them to; `changes` are what is new of the Pending."""
+        `follow` is the target that it sends them to; `stage` is what it leads to."""
         with self._lock:
-            self.pending = self.pending._replace(**changes)
+            leads_to = (*self.pending.leads_to, *filter(None, [follow]))[-20:]
+            self.pending = self.pending._replace(stage=stage or self.pending.stage, leads_to=leads_to)
             if keep:
                 self._answers[request.key] = data
             replies = list(filter(None, self._waiting.pop(request.key, ())))
@@ -7450,6 +7507,9 @@ MOVES = {(state, event): act for states, event, act in (
     ('reading waiting following settling', 'prompt', 'show_prompt'),
     ('reading waiting following settling', 'browser', 'read_address'),      # likewise
     ('reading waiting following settling', 'pause', 'settle'),      # likewise
+    ('reading waiting following settling', 'ports', 'look'),        # at what the program listens on
+    ('waiting', 'refused', 'look'),
+    ('reading waiting following settling', 'listens', 'see_what_listens'),      # a page that leads back: -> waiting; over
     ('waiting', 'redirect', 'carry'),               # -> following, settling; waiting, where the program would not have it
     ('waiting', 'unread', 'carry_unread'),
     ('waiting following settling', 'page', 'fetch'),        # the last page: -> settling
@@ -7604,7 +7664,9 @@ class Attempt:
         self.denied = False             # whether that redirect said no
         self.forbidden = None           # the Problem that the server lets no redirect through
         self.problem = self.failure = None      # why the redirect may not have arrived; how codex failed, until its status is known
-        self.asked_about_page = False
+        self.asked_about_page = self.ended = False
+        self.page, self.pages = None, []        # what was printed, and handed to $BROWSER, that may lead back to where it listens
+        self.looks = self.silent = self.left = 0        # times that it was seen to listen nowhere, not heard, seen to have left a listener
         self.offered = []               # what was offered of the clipboard
         self.prompt = ''                # the program's, while it waits for a line
         self.asked = False              # whether a dialog asks for it
@@ -7616,26 +7678,41 @@ class Attempt:
         return [harmless(line) for line in self.held if line.strip()]
 
 
+def teller(report, put):
+    """The function that tells a report what goes on with a Link; put('woke', None) and put('problem', Problem) for who acts on it."""
+    def tell(event, **fields):
+        if event == 'suspended':
+            put('woke', None)
+        if event == 'link-failed':
+            put('problem', fields['problem'])
+        else:
+            report.tell(event, **fields)
+    return tell
+
+
 class Login:
     """One sign-in: a link, a program at the server, the browsers' visits, the outcome."""
     FOLLOW_AFTER = 3.0      # s that a browser has to follow the redirect's answer before this script does
     LOOK_AFTER = 2.0        # s after a wake-up in which a browser's own request comes; then the clipboard is read
     LAST_LOOK = 2.0         # s in which who stands at the port when the time is up is heard
     QUIET = 5.0             # s after the redirect in which the program should end
+    SILENCE = 6             # times in a row that it did neither, nor said a word
     MORE_TIME = 60.0        # s that a redirect has, however late it comes
     PROOF_LIMIT = 20.0      # s in which a program that has ended has its status told by its own job
     LEAVE_LIMIT = 8.0       # s in which the server is left
+    LOOKS = 3               # at a program that listens nowhere yet, each a second later than the one before
+    NEXT_LOOK = 15.0        # s until it is looked again whether what a program has left listens still
     SHOWN_ON_FAILURE = 40
 
     def __init__(self, options, settings, device, report):
         self._options, self._settings, self._device, self._report = options, settings, device, report
-        self._link = Link(settings, device, self._tell, options.jumps)
+        self._link = Link(settings, device, teller(report, lambda *event: self._attempt.box.put(event)), options.jumps)
         self._forwards = None
         self._sessions = Sessions(device, report.note)
         self._server = f'{settings.user}@{settings.host}:{settings.port}'
         self._command = make_command(options.command, options.device_auth)._replace(terminal=wanted_terminal(options))
         self._redirect = None   # one that a person brought, until the address is known
-        self._slept, self._status, self._attempt = False, 0, None
+        self._slept, self._begun_again, self._status, self._attempt = False, False, 0, None
         self._keys = b'\r'      # the last keys, where a line begins, or one that begins with ~
         self._ahead = deque()   # what was typed and has not been looked at: the attempt may be another one by then
         self._try_anew()
@@ -7648,14 +7725,6 @@ class Login:
 
     def _set(self, event, seconds):
         self._attempt.timers[event] = elapsed() + seconds
-
-    def _tell(self, event, **fields):
-        if event == 'suspended':
-            self._attempt.box.put(('woke', None))
-        if event == 'link-failed':
-            self._attempt.box.put(('problem', fields['problem']))
-        else:
-            self._report.tell(event, **fields)
 
     # -- the story
 
@@ -7839,6 +7908,7 @@ class Login:
     def _read_line(self, said):
         attempt, (stream, line) = self._attempt, said
         attempt.wants_terminal = attempt.wants_terminal or not self._command.terminal and bool(NO_TERMINAL.search(line))
+        attempt.silent = 0
         state = self._found(attempt.finder.feed(line))
         if attempt.sign_in and attempt.sign_in.url in harmless(line):
             return state
@@ -7860,6 +7930,9 @@ class Login:
         if attempt.finder.quiet:
             due = elapsed() + attempt.finder.quiet
             attempt.timers['pause'] = min(due, attempt.timers.get('pause', due))
+        if attempt.finder.page is not attempt.page and not attempt.sign_in:
+            attempt.page = attempt.finder.page
+            self._set('ports', self.LOOKS)
         if isinstance(found, DeviceCode):
             self._check_page(found.url)
             attempt.code = found
@@ -7869,7 +7942,8 @@ class Login:
         elif found and found.kind == 'cut':
             self._report.warn('The end of the sign-in address is cut off: it was not opened.')
         elif found and found.kind == 'page':
-            self._leads_nowhere(found.url)
+            attempt.pages.append(found)
+            self._look()
         elif found and attempt.opened_last in ('', hash_of(found.state)):           # else it is of before the one that waits
             attempt.opened_last = ''
             return self._open(found)
@@ -7902,7 +7976,7 @@ class Login:
         # The page that reads an answer behind the `#` is the program's own.
         served = found.served or not codex and bool(re.search('response_mode=fragment|response_type=(id_)?token', found.url))
         pending = Pending(found.port, found.path, hash_of(found.state), served, codex, tls=found.tls and not codex)
-        attempt.sign_in = found
+        attempt.sign_in, attempt.looks = found, 0
         if before and before.port == found.port:
             attempt.visits.renew(pending)
         else:
@@ -7920,15 +7994,27 @@ class Login:
             return state or 'waiting'
         if attempt.forbidden:
             raise attempt.forbidden
+        self._set('ports', float('inf') if codex else 1)
         if not before or before.port != found.port:
             # Only codex is known to take more connections than the redirect's own; for others, a look at another port is a hint.
             self._ask_for_way(attempt.courier if codex else Courier(self._link, attempt.program, 1, 0.0))
             self._listen()
+        self._lead_on(found.url)
         self._save()
         self._report.tell('sign-in', url=found.url, port=found.port)
         copied = self._device.attempt(self._device.copy, found.url)
         self._show_page(found.url, 'The address is copied.' if copied else '')
         return 'waiting'
+
+    def _lead_on(self, url):
+        """The target at the redirect's own port that an address leads to, else None; what else it leads to on the server's loopback, the
+        page or its redirect, is reached from now on, as by -L."""
+        further = {loopback_port(url), getattr(read_sign_in(url), 'port', None)} - {None, self._attempt.sign_in.port}
+        further -= {port for mode, _, port in self._forwards.bound if mode == 'L'} if self._forwards else set()
+        specs = [ForwardSpec('L', 'localhost', port, 'localhost', port) for port in further]
+        if specs:
+            self._forwards = open_forwards(self._link, specs, self._settings, self._report, self._forwards)
+        return local_target(url, self._attempt.sign_in.port)
 
     def _arrived_before(self):
         try:
@@ -7943,7 +8029,7 @@ class Login:
     def _ask_for_way(self, courier):
         """Ask the server whether it lets the redirect through; the answer is not waited for."""
         box = self._attempt.box
-        courier.prepare(lambda problem: box.put(('forbidden', problem)))
+        courier.prepare(lambda problem: box.put((problem.kind, problem)))
 
     def _is_forbidden(self, problem):
         self._attempt.forbidden = problem
@@ -7951,6 +8037,52 @@ class Login:
             self._report.warn(problem.message)
         elif self._attempt.sign_in:
             raise problem
+
+    def _look(self, _=None):
+        self._attempt.timers.pop('ports', None)
+        self._attempt.program.look(self._attempt.sign_in.port if self._attempt.sign_in else 0)
+
+    def _see_what_listens(self, sockets):
+        """What listens at the server has come, as Program.look() gives it."""
+        import logging
+        logging.getLogger('codex_login').debug('%s says what listens there: %s', self._settings.alias, sockets)
+        attempt, found, finder = self._attempt, self._attempt.sign_in, self._attempt.finder
+        own = {port for port, _, is_own in sockets or () if is_own}
+        attempt.looks = 0 if own else attempt.looks + 1
+        page = attempt.pages[-1] if attempt.pages else None if found or finder.quiet else attempt.page
+        if page and len(own) == 1:
+            attempt.pages = []
+            return self._open(page._replace(port=own.pop()))
+        if attempt.ended and found and found.port in own:
+            return self._serve_what_is_left()
+        if attempt.ended and own and finder.quiet:
+            return self._settle(None) or self._settle(None) or self._has_ended(self._status)        # its last words
+        if not (attempt.ended or own or sockets is None) and attempt.looks < self.LOOKS:
+            return self._set('ports', attempt.looks)         # it may be about to listen
+        while attempt.pages:
+            self._leads_nowhere(attempt.pages.pop(0).url)
+        if found and sockets is not None and not attempt.ended:
+            self._see_whose_port([family for port, family, is_own in sockets if port == found.port and is_own >= bool(own)], own)
+        return self._has_ended(self._status) if attempt.ended else None
+
+    def _see_whose_port(self, families, own):
+        where = f'port {self._attempt.sign_in.port} of {self._settings.alias}'
+        if families == ['6'] and own:
+            self._attempt.courier.hosts = '::1', '127.0.0.1'
+        elif not own:
+            self._report.warn((f'Another program than the one that was started has {where}: the sign-in would go there. If that one is '
+                               'not its container, end it and start again' if families else f'Nothing listens at {where}. Is the '
+                               'program in a container, or on another machine? Publish the port there')
+                              + (', or use --device-auth.' if self._command.codex else '.'))
+
+    def _serve_what_is_left(self):
+        attempt = self._attempt
+        attempt.left += 1
+        attempt.program.exited = None       # what it left goes on for it
+        if attempt.left == 2:               # what ends with it may have taken a moment
+            self._report.note(f'The program has ended, and left something that listens at port {attempt.sign_in.port}: '
+                              f'that is served as long as it does. {self._device.while_waiting}')
+        self._set('ports', self.NEXT_LOOK if attempt.left > 1 else 1)
 
     def _listen(self):
         attempt = self._attempt
@@ -8026,12 +8158,11 @@ class Login:
                 return 'waiting'
             self._set('deadline', self.MORE_TIME)
             return self._await_end()    # the end of the program says more, to the browser as well
-        target = local_target(answer.location, attempt.sign_in.port) if 300 <= answer.status < 400 else None
+        target = self._lead_on(answer.location)
         if target and self._command.codex and target.partition('?')[0] == SUCCESS_PATH:
             attempt.proof = True, signed_in_as(target)      # it goes there only once the tokens are saved
         stage = stage_after(answer.status, self._command.codex)
-        browser = visits.answer(request, answer.data, keep=True, follow=target, stage=stage,
-                                leads_to=(*visits.pending.leads_to, *filter(None, [target]))[-20:])
+        browser = visits.answer(request, answer.data, keep=True, follow=target, stage=stage)
         self._report.tell('callback', delivered=True)
         if target:
             return self._go_to(target, self.FOLLOW_AFTER if browser else 0)
@@ -8071,10 +8202,8 @@ class Login:
                     answer = attempt.courier.SIGNED_IN if attempt.proof and attempt.proof[0] else attempt.courier.last_words(5.0)
             data = answer.data if answer else page('Not delivered', f'{problem.message} {problem.hint}', status=502)
         else:
-            data = answer.data
-            if 300 <= answer.status < 400 and not self._command.codex:
-                target = local_target(answer.location, attempt.sign_in.port)
-        visits.answer(request, data, keep=last, leads_to=(*visits.pending.leads_to, *filter(None, [target]))[-20:])
+            data, target = answer.data, self._lead_on(answer.location)
+        visits.answer(request, data, keep=last, follow=target)
         if last:
             attempt.timers.pop('follow', None)
             return self._await_end()
@@ -8082,11 +8211,17 @@ class Login:
 
     def _await_end(self):
         self._set('quiet', self.QUIET)
+        if self._attempt.left:
+            self._set('ports', 1)
         return 'settling'
 
     def _look_again(self, _):
         """Its end may be told through a follower that is no longer there: another one reads it from the beginning."""
         self._attempt.program.follow_anew()
+        self._attempt.silent += 1
+        if self._attempt.silent == self.SILENCE:
+            self._report.note(f'The program at {self._settings.alias} has the redirect, and goes on without a word. '
+                              + self._device.while_waiting)
         return self._await_end()
 
     def _take_typed(self, _):
@@ -8228,6 +8363,10 @@ class Login:
 
     def _has_ended(self, status):
         attempt = self._attempt
+        waits = attempt.visits.pending.stage == 'open' if attempt.visits else attempt.pages or attempt.page or attempt.finder.quiet
+        if waits and not (self._command.codex or attempt.ended):
+            self._status, attempt.ended = status, True
+            return self._look()
         if status and attempt.wants_terminal:
             self._report.warn(self._device.no_terminal)
         if not self._command.ask or status and not self._command.codex:
@@ -8290,8 +8429,9 @@ class Login:
         words = words or attempt.proof and attempt.proof[1]
         if words and self._command.codex:                   # finished by another process: codex signs everybody out when it begins
             return self._signed_in(words)
-        if attempt.sign_in is None and not attempt.code:
-            return self._begin(again=True)          # nobody has begun to sign in
+        if attempt.sign_in is None and not attempt.code and not self._begun_again:      # nobody has begun to sign in
+            self._begun_again = True
+            return self._begin(again=True)
         return self._offer_anew(self._gone())
 
     def _gone(self):
@@ -8326,6 +8466,8 @@ class Login:
                       'Start again; --timeout SECONDS waits longer.', TIMED_OUT)
 
     def _never_ended(self, _):
+        if self._attempt.left:
+            return 'over'
         raise self._attempt.problem or Problem(
             'remote', f'The redirect was delivered, but the program at {self._settings.alias} did not end.',
             'Look there: codex login status' if self._command.codex else 'Look there, and start again.')
@@ -8372,11 +8514,7 @@ def hand_over(redirect, options, settings, device, report):
         raise Problem('redirect', 'That address does not say which port it is for.', 'Copy it whole: http://localhost: and a port.')
     command = make_command(options.command)
     command = command._replace(codex=command.codex and redirect.port in CODEX_PORTS)
-
-    def tell(event, **fields):
-        if event != 'link-failed':          # whoever waits for the connection raises it
-            report.tell(event, **fields)
-    link = Link(settings, device, tell, options.jumps)
+    link = Link(settings, device, teller(report, lambda *_: None), options.jumps)       # whoever waits for it raises its Problem
     program = Program(link, command, Box(), 0)
     courier = Courier(link, program, redirect.port, elapsed() + Login.MORE_TIME)
     try:
@@ -8384,7 +8522,7 @@ def hand_over(redirect, options, settings, device, report):
         link.keep()
         answer = courier.carry(courier.request(redirect.target))
         report.tell('callback', delivered=True)
-        target = local_target(answer.location, redirect.port) if 300 <= answer.status < 400 else None
+        target = local_target(answer.location, redirect.port)
         if target:
             answer = courier.fetch(courier.request(target))
         if answer.status >= 400:
@@ -8402,17 +8540,17 @@ def hand_over(redirect, options, settings, device, report):
         link.close()
 
 
-def open_forwards(link, specs, settings, report):
-    """The Forwards for `specs`, each reported. Raises Problem('listen') where ExitOnForwardFailure says so."""
+def open_forwards(link, specs, settings, report, forwards=None):
+    """The Forwards for `specs`, each reported, with what there was before. Raises Problem('listen') where ExitOnForwardFailure says so."""
     def tell(event, message='', **fields):
         if event == 'listening':
             report.tell('listening', **fields)
         elif message:
             report.warn(message)
 
-    forwards = Forwards(link, tell, settings.gateway_ports, settings.permit_remote_open)
+    forwards = forwards or Forwards(link, tell, settings.gateway_ports, settings.permit_remote_open)
     for spec in specs:
-        known = set(forwards.bound)
+        known = len(forwards.bound)
         try:
             forwards.add(spec)
         except Problem as problem:
@@ -8420,11 +8558,10 @@ def open_forwards(link, specs, settings, report):
                 forwards.close()
                 raise
             report.warn(f'{problem.message}. {problem.hint}')
-        for mode, bind, port in forwards.bound:
-            if (mode, bind, port) not in known:
-                report.tell('listening', mode=mode, bind=bind, port=port)
-                if mode == 'R' and not spec.port:
-                    report.note(f'Allocated port {port} for remote forward to {spec.host or "SOCKS"}'
+        for mode, bind, port in forwards.bound[known:]:
+            report.tell('listening', mode=mode, bind=bind, port=port)
+            if mode == 'R' and not spec.port:
+                report.note(f'Allocated port {port} for remote forward to {spec.host or "SOCKS"}'
                                 + (f':{spec.hostport}' if spec.host else ''))
     return forwards
 
@@ -8436,16 +8573,9 @@ class Tunnels:
     def __init__(self, options, settings, device, report):
         self._options, self._settings, self._device, self._report = options, settings, device, report
         self._box = Box(IDLE_POLL)
-        self._link = Link(settings, device, self._tell, options.jumps)
+        self._link = Link(settings, device, teller(report, lambda _, problem: (
+            self._box.put(problem) if problem else self._forwards and self._forwards.revive())), options.jumps)
         self._forwards = None
-
-    def _tell(self, event, **fields):
-        if event == 'suspended' and self._forwards:
-            self._forwards.revive()
-        if event == 'link-failed':
-            self._box.put(fields['problem'])
-        else:
-            self._report.tell(event, **fields)
 
     def run(self):
         """0 once a person types q. Raises KeyboardInterrupt, and Problem where the connection cannot be made again."""

@@ -647,6 +647,24 @@ def test_what_the_browser_was_handed_is_whole_and_wins():
     assert finder.feed(cut + ' and').state is None and finder.handed(redirect(1)).state == 's'
 
 
+@pytest.mark.parametrize('text, url', [
+    ('Open this page to sign in:\nhttps://sso.example/x/abc\nDocumentation: https://sso.example/d', 'https://sso.example/x/abc'),
+    ('Docs: https://a.example/auth\n\nhttps://sso.example/idp?SAMLRequest=abc', 'https://sso.example/idp?SAMLRequest=abc'),
+    ('https://corp.example/sso/1234', 'https://corp.example/sso/1234'), ('Open your browser: https://a.example/1.', 'https://a.example/1'),
+    ('See https://docs.example.com/', None), ('Listening on https://a.example/', None), ('http://localhost:8080/login', None),
+    ('https://github.com/login/device\ncode: ABCD-1234\nhttps://github.com/login/device/help', None), (redirect(1), None),
+    ('Sign in: https://a.example/… and so on', None)])
+def test_a_page_that_says_nothing_of_its_way_back_is_kept_for_who_knows_where_the_program_listens(text, url):
+    finder = script.Finder()
+    for line in text.split('\n'):
+        finder.feed(line)
+    while finder.quiet:
+        finder.settle()
+    assert (finder.page and finder.page.url) == url and not (finder.page and finder.page.port)
+    strict = script.Finder(strict=True)
+    assert [strict.feed(line) for line in text.split('\n')] and strict.page is None
+
+
 def test_what_goes_elsewhere_is_given_only_where_that_is_looked_for():
     away = page('https://id.example/a', 'https://evil.example/cb')
     assert found_in(away) == [] and [found.kind for found in found_in(away, strict=True)] == ['leaving']
@@ -1112,6 +1130,7 @@ def asked(target, method='GET', host='localhost:1455', **headers):
 
 
 NAVIGATES = {'Sec_Fetch_Mode': 'navigate', 'Sec_Fetch_Dest': 'document', 'Sec_Fetch_Site': 'cross-site'}
+PAGES = 'text/html,application/xhtml+xml,*/*;q=0.8'
 FROM_HERE = {'Sec_Fetch_Mode': 'no-cors', 'Sec_Fetch_Dest': 'script', 'Sec_Fetch_Site': 'same-origin'}
 
 FETCHES = {'Sec_Fetch_Mode': 'cors', 'Sec_Fetch_Dest': 'empty', 'Sec_Fetch_Site': 'cross-site', 'Origin': 'https://issuer.example'}
@@ -1240,7 +1259,15 @@ JUDGED = {
     'where only the page knows it': (at('open', PORT), asked('/?jwt=j&username=u', **NAVIGATES), 'carry'),
     'where only the page knows it, an older browser': (at('open', PORT), asked('/any/where?accessToken=t'), 'carry'),
     'where only the page knows it, a form': (at('open', PORT), posted('token=t', '/', **NAVIGATES), 'carry'),
+    'where only the page knows it, in a path': (at('open', PORT), asked('/done/token', **NAVIGATES, Accept=PAGES), 'carry'),
+    'where only the page knows it, in a path, once more': (at('carrying', PORT), asked('/done/token', **NAVIGATES, Accept=PAGES), (409, 2)),
+    'where only the page knows it, in a path, for a frame': (
+        at('open', PORT), asked('/done/token', Accept=PAGES, **{**NAVIGATES, 'Sec_Fetch_Dest': 'iframe'}), (404, None)),
+    'where only the page knows it, in a path, from its own page': (
+        at('open', PORT), asked('/done/token', Accept=PAGES, **{**NAVIGATES, 'Sec_Fetch_Site': 'same-origin'}), (404, None)),
+    'where only the page knows it, what no page is': (at('open', PORT), asked('/apple-touch-icon.png', Accept='image/*,*/*'), (404, None)),
     'where only the page knows it, without anything': (at('open', PORT), asked('/', **NAVIGATES), (404, None)),
+    'where the path is known, another path': (at('open', PROGRAM), asked('/done/token', **NAVIGATES, Accept=PAGES), (404, None)),
     'where only the page knows it, an image': (
         at('open', PORT), asked('/?jwt=j', **{**NAVIGATES, 'Sec_Fetch_Mode': 'no-cors'}), (403, None)),
     'where only the page knows it, with a state': (at('open', PORT)._replace(state=script.hash_of('S')), asked('/cb?code=a&state=S'), 'carry'),

@@ -5,6 +5,7 @@ Each program of this folder signs in by a redirect and is odd in one way, as its
 once the code has come with the right state. It is as strict as what it stands for: see tests/test_programs.py.
 """
 
+import contextlib
 import os
 import secrets
 import socket
@@ -18,6 +19,14 @@ def listen(backlog=5):
     """The listener and its port."""
     listener = socket.create_server(('127.0.0.1', int(os.environ.get('STAND_IN_PORT', 0))), backlog=backlog)
     return listener, listener.getsockname()[1]
+
+
+def listen_anywhere():
+    """The same at any port, for what else it has; not of those that systems hand out by themselves: it is to be free at the phone, too."""
+    while True:
+        with contextlib.suppress(OSError):
+            listener = socket.create_server(('127.0.0.1', 10000 + secrets.randbelow(22000)))
+            return listener, listener.getsockname()[1]
 
 
 def say(text):
@@ -51,11 +60,11 @@ class Request:
         self.body = stream.read(int(self.headers.get('content-length', 0)))
         self.path = urllib.parse.urlsplit(self.target).path
 
-    def brings(self, where='query'):
+    def brings(self, where='query', state=STATE):
         """Whether it brings a code with the right state, in its query or in its body."""
         text = self.body.decode() if where == 'body' else urllib.parse.urlsplit(self.target).query
         fields = dict(urllib.parse.parse_qsl(text))
-        return bool(fields.get('code')) and fields.get('state') == STATE
+        return bool(fields.get('code')) and fields.get('state', '') == state
 
 
 def answer(sock, status='200 OK', body='', headers=()):
@@ -72,8 +81,9 @@ def done():
     sys.exit(0)
 
 
-def serve_until_signed_in(listener, good='You are signed in.', method='GET', where='query', path='/callback'):
-    """Answer requests one by one; a redirect of this login is the last one."""
+def serve_until_signed_in(listener, good='You are signed in.', method='GET', where='query', path='/callback', state=STATE,
+                          status='200 OK', headers=(), brings=True):
+    """Answer requests one by one; a redirect of this login is the last one, or, unless it has to bring anything, the page itself."""
     while True:
         sock = listener.accept()[0]
         with sock, sock.makefile('rb') as stream:
@@ -85,8 +95,8 @@ def serve_until_signed_in(listener, good='You are signed in.', method='GET', whe
                 answer(sock, '404 Not Found', 'Nothing here.')
             elif request.method != method:
                 answer(sock, '405 Method Not Allowed', 'Not like this.', [f'Allow: {method}'])
-            elif not request.brings(where):
+            elif brings and not request.brings(where, state):
                 answer(sock, '400 Bad Request', 'Not this sign-in.')
             else:
-                answer(sock, '200 OK', good)
+                answer(sock, status, good, headers)
                 return
