@@ -183,6 +183,20 @@ def test_the_same_with_plain_ssh(program, tmp_path):
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize('kind', ['npm', 'apt'])
+def test_what_cannot_be_installed_is_said_and_tried_anew_the_next_time(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(real_programs, 'FOLDER', tmp_path / 'programs')
+    program = next(program for program in PROGRAMS if program.source[0] == kind and program.source[1] != lab.CODEX_PACKAGE)
+    for reason in ('No such file', 'of the registry'):
+        monkeypatch.setenv('PATH', str(tmp_path))
+        with pytest.raises(Missing, match=f'{program.source[1]} {program.version} is not to be had by {kind}: .*{reason}'):
+            real_programs.install(program)
+        for tool in ('npm', 'apt-get'):
+            (tmp_path / tool).write_text('#!/bin/sh\necho a bad day of the registry >&2; exit 1\n')
+            (tmp_path / tool).chmod(0o755)
+
+
+@pytest.mark.quick
 def test_the_table_says_what_these_tests_show():
     readme = (ROOT / 'scripts/README.md').read_text(encoding='utf-8')
     assert '\n'.join(real_programs.table()) in readme, 'python3 tests/real_programs.py prints it'
