@@ -317,6 +317,20 @@ def test_an_answer_that_breaks_off_is_told_and_a_reload_brings_the_redirect_agai
     assert signed_in(script)
 
 
+def test_a_form_that_is_led_elsewhere_at_the_port_is_posted_there(sign_in):
+    script, address = sign_in('second-thoughts', '307', 'POST')
+    redirect = urllib.parse.urlsplit(Browser(address).redirect())
+    target, statuses = redirect.path, []
+    while target:
+        connection = http.client.HTTPConnection('localhost', redirect.port, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request('POST', target, redirect.query, {'Content-Type': 'application/x-www-form-urlencoded'})
+            answer = connection.getresponse()
+            statuses.append(answer.status)
+            target = answer.headers.get('Location')
+    assert statuses == [307, 200] and answer.read() == b'You are signed in.' and signed_in(script)
+
+
 @pytest.mark.parametrize('status', ['307', '308'])
 def test_an_answer_that_leads_elsewhere_at_the_port_is_followed(sign_in, status):
     script, address = sign_in('second-thoughts', status)
@@ -393,6 +407,24 @@ def test_of_two_encrypted_connections_the_second_waits_until_the_first_has_left(
         assert connections_to(redirect.port, server) == 1
         encrypted.close()
     assert second() == (200, 'You are signed in.') and signed_in(script)
+
+
+@pytest.mark.parametrize('when', ['before anybody comes', 'while it passes'])
+def test_a_cut_connection_lets_the_next_encrypted_one_pass(sign_in, server, when):
+    with Relay(server) as relay:
+        script, address = sign_in('tls', port=relay.port)
+        redirect = urllib.parse.urlsplit(Browser(address).redirect())
+        context = ssl.create_default_context(cafile=PROGRAMS / 'localhost.pem')
+        if when == 'while it passes':
+            with socket.create_connection(('127.0.0.1', redirect.port), PATIENCE) as first:
+                encrypted = context.wrap_socket(first, server_hostname='localhost', suppress_ragged_eofs=False)
+                relay.cut('reset')
+                with pytest.raises(OSError):        # no end as TLS has it: nobody takes a part for the whole
+                    encrypted.recv(1)
+        else:
+            relay.cut('reset')
+        assert over_tls(redirect.port, f'{redirect.path}?{redirect.query}') == (200, 'You are signed in.')
+        assert signed_in(script)
 
 
 def connections_to(port, server=None):
