@@ -1248,8 +1248,10 @@ class Finder:
     are given by settle(), after `quiet` seconds without a word; None where nothing is waited for. With `strict`, addresses
     whose redirect leaves are given, too; else `page` is the SignIn of what looks most like a page to sign in on, if there is one."""
     WIDEST = 256        # columns of a line that something broke
+    MANY, NEAR = 2000, 12       # lines, after which only those are looked at that are near an address
 
-    def __init__(self, strict=False):
+    def __init__(self, strict=False, columns=80):
+        self._columns, self._count, self._near, self._passed = columns, 0, 0, deque(maxlen=self.NEAR)
         self._strict, self._last, self._second, self._codes = strict, None, None, DeviceCodes()
         self._kept, self._listens, self._signs_in, self._place, self._width, self._even, self.page = '', False, False, 0, 0, False, None
         self.states = set()         # of all addresses
@@ -1261,6 +1263,17 @@ class Finder:
 
     def feed(self, line):
         """The SignIn or DeviceCode that a line brings or completes, else None."""
+        self._count += 1
+        self._near = self._count + self.NEAR if 'http' in line else self._near
+        if self._count > max(self.MANY, self._near) and not self._kept:
+            self._codes.line += len(self._passed) == self.NEAR
+            self._passed.append(line)
+            return None
+        found = [self._look_at(each) for each in (*self._passed, line)][-1]
+        self._passed.clear()
+        return found
+
+    def _look_at(self, line):
         text = re.sub(r'\\u00([2-7][0-9a-f])', lambda match: chr(int(match[1], 16)), harmless(line).replace('\\/', '/'))
         text = re.sub('&(?:amp|#38|#x26);', '&', text)
         body, place, width = text.strip(FRAME), len(text.rstrip(FRAME)), len(text.rstrip())
@@ -1315,7 +1328,7 @@ class Finder:
             return True
         alone = piece.end() == len(body)
         word = re.fullmatch('[A-Z][a-z]+[.,:;!?]*|[a-z]+' + '[.,:;!?]' * alone + '[.,:;!?]*|[0-9]?[^\\w%].*', piece[0])
-        return self._even and alone or not word and (self._even or self._width == 80)   # 80: rich, without a terminal
+        return self._width == self._columns or self._even and alone or not word and (self._even or self._width == 80)   # as rich does
 
     def _offer(self, url, cut=False, handed=False):
         """What becomes of an address: it is given, or kept for second best, or nothing new."""
@@ -1372,23 +1385,23 @@ class DeviceCodes:
     CALLED = re.compile('code|código|codice|код|コード|代码|代碼|코드', re.I)
 
     def __init__(self):
-        self._line, self._page, self._code, self.given, self._called = 0, (-self.NEAR, ''), (-self.NEAR, ''), '', False
+        self.line, self._page, self._code, self.given, self._called = 0, (-self.NEAR, ''), (-self.NEAR, ''), '', False
 
     def feed(self, text):
         """The DeviceCode that a harmless line completes, else None."""
-        self._line += bool(text)
+        self.line += bool(text)
         for url, *_ in addresses(text):
             if self.PAGE.match(url):
-                self._page = self._line, url
+                self._page = self.line, url
                 given = dict(parameters_of(url)).get('user_code')       # verification_uri_complete
-                self._code = (self._line, given) if given else self._code
+                self._code = (self.line, given) if given else self._code
         words = URLS.sub(' ', text).strip(FRAME)
-        called, near = bool(self.CALLED.search(words)), self._line - self._page[0] < self.NEAR
+        called, near = bool(self.CALLED.search(words)), self.line - self._page[0] < self.NEAR
         code = (re.search(r'(?<![\w/-])([A-Z0-9]{4,8}-[A-Z0-9]{4,8})(?![\w-])', words)
                 or re.search(r'\bcode\b\W{0,3}(?:is\W{1,3})?([A-Z0-9]{6,10})(?![\w-])', words)
                 or near and self._called and re.fullmatch(self._called, words))
         if code and (called or code[0] == words and (self._called or near)):    # else it is a word of something else
-            self._code = self._line, code[1]
+            self._code = self.line, code[1]
         if words:
             self._called = called and self.ALONE[words[-1] in ':：']
         if not self._page[1] or self._code[1] in ('', self.given) or abs(self._page[0] - self._code[0]) >= self.NEAR:
@@ -6577,13 +6590,13 @@ clear_up() {
 }
 take() {            # piece $1 of the program's input, of $2 bytes; one that comes again is the same
   left=$2
-  : >"$d/in.$$"
+  : >"$d/new.$$"
   while [ "$left" -gt 0 ]; do
-    dd bs="$left" count=1 $whole >>"$d/in.$$" || { say full "$d"; return 1; }
-    had=$left left=$(($2 - $(wc -c <"$d/in.$$")))
+    dd bs="$left" count=1 $whole >>"$d/new.$$" || { say full "$d"; return 1; }
+    had=$left left=$(($2 - $(wc -c <"$d/new.$$")))
     [ "$left" -lt "$had" ] || return       # that was the end of what comes
   done
-  mv "$d/in.$$" "$d/in.$1" && echo >&4
+  mv "$d/new.$$" "$d/in.$1" && echo >&4
 }
 u= n=
 if [ -p "$d/wake" ]; then
@@ -6712,15 +6725,15 @@ class Program:
     """A program at the server that outlives the connection: started or found again, and followed through one connection after another.
 
     What is heard comes into `box` as (event, value): 'started', also when it is followed again; 'present' (what its status says:
-    a login is there, and nothing was started); 'line', of either stream; 'output' ((1 or 2, bytes): what came on standard output
-    or error, as it came; not of codex); 'prompt' (a line that waits for its end, '' once it goes on); 'browser' (an address that it
-    handed to a browser); 'exit' (its status); 'proof' ((whether somebody is signed in, the words that say so), after codex has ended
+    a login is there, and nothing was started); 'output' ((1 or 2, bytes, lines): what came on standard output or error, and the lines
+    that it ends); 'prompt' ((1 or 2, a line that waits for its end, '' once it goes on)); 'browser' (an address that it handed to a
+    browser); 'exit' (its status); 'proof' ((whether somebody is signed in, the words that say so), after codex has ended
     well); 'gone' (what its status says if somebody is signed in, else ''); 'ended', as told; 'problem' (a Problem)."""
     GRACE = 150             # seconds after which the server ends what this script should have ended: what came late is finished first
     START_LIMIT = 30.0      # s
     PAUSES = (0, 0.2, 1, 3, 5)      # s before each try to have its status
     PATIENCE = 3.0          # s that the attendant of a lost connection waits for the next one, at least: in them it is made anew
-    MOST_WAITING = 100      # things said by the program that nobody has looked at
+    MOST_WAITING = 16       # things said by the program that nobody has looked at
     PIECE, MOST_PIECES = 65536, 16      # of its input: bytes of one, and so many that it has not read
     PROMPT_AFTER = 0.2      # s of silence after which a line without an end is a prompt
 
@@ -6926,13 +6939,9 @@ class Program:
             self._board.after(0.05, lambda: self._read(channel))
             return
         pieces = {stream: channel.read(65536, stream == 2) for stream in (2, 1)}
-        try:
-            for stream, data in pieces.items():
-                if data:
-                    self._hear_of(stream, data, channel)
-        except Problem as problem:
-            channel.close()
-            return self._fail(problem)
+        for stream, data in pieces.items():
+            if data:
+                self._hear_of(stream, data, channel)
         if any(pieces.values()):
             self._board.call(lambda: self._read(channel))
         elif None not in pieces.values():
@@ -6984,16 +6993,14 @@ class Program:
 
     def _take(self, stream, data):
         """Bytes that the program has printed."""
-        if not self.command.talks:
-            stream = 1
-        elif data:
-            self._box.put(('output', (stream, data)))
-        if self._prompts[stream] and data:
+        if not data:
+            return
+        stream = stream if self.command.talks else 1
+        if self._prompts[stream]:
             self._prompt(stream, '')
-        for line in self._lines[stream].feed(data):
-            self._box.put(('line', (stream, line)))
+        self._box.put(('output', (stream, data, self._lines[stream].feed(data))))
         rest, count = self._lines[stream].rest, self._seen[stream]
-        if rest and data:
+        if rest:
             self._board.after(self.PROMPT_AFTER, lambda: self._seen[stream] == count and self._prompt(stream, rest))
 
     def _prompt(self, stream, text):
@@ -7007,8 +7014,7 @@ class Program:
             self._room.close(Problem('ended', 'The program has ended.'))
             for stream, lines in self._lines.items():
                 self._box.put(('prompt', (stream, '')))
-                if rest := lines.rest:
-                    self._box.put(('line', (stream, rest)))
+                self._box.put(('output', (stream, b'', [lines.rest] if lines.rest else [])))
             self._box.put(('exit', self.exited))
         if self._proved and self.exited is not None:
             self._proved = self._box.put(('proof', self._proved))
@@ -7027,23 +7033,27 @@ class Program:
         elif not self._over:
             self._board.after(0.0 if channel.broken else 1.0, self._attend)         # nobody is asked more than once a second
 
-    def _hear(self, record):
-        name, text = record
-        server = self._link.settings.alias
+    def _problem(self, name, text):
+        server, program = self._link.settings.alias, self.command.program
         if name == 'missing':
             missing, _, nor = text.partition(' ')
-            needs = '' if missing == self.command.program else f', which {self.command.program} needs,'
-            raise Problem('not-installed', f'{missing}{needs} is not installed at {server}: it is not on the PATH of the account, {nor}.',
-                          f'Install it there, set PATH in ~/.profile there, or name it: {server} /path/to/codex login')
-        if name == 'no-terminal':
-            return self._box.put(('problem', Problem(
-                'remote', f'{server} has nothing that makes a terminal: neither script nor python3.',
-                'Install one of them there (script comes with util-linux or bsdutils), or leave out -t.')))
+            needs = '' if missing == program else f', which {program} needs,'
+            return Problem('not-installed', f'{missing}{needs} is not installed at {server}: it is not on the PATH of the account, {nor}.',
+                           f'Install it there, set PATH in ~/.profile there, or name it: {server} /path/to/codex login')
         if name == 'full':
-            raise Problem('remote', f'The temporary folder {text} of {server} cannot be written to; '
-                          'the disk may be full.', 'Make room there, or in ~/.cache.')
+            return Problem('remote', f'The temporary folder {text} of {server} cannot be written to; the disk may be full.',
+                           'Make room there, or in ~/.cache.')
+        if name == 'no-terminal':
+            return Problem('remote', f'{server} has nothing that makes a terminal: neither script nor python3.',
+                           'Install one of them there (script comes with util-linux or bsdutils), or leave out -t.')
+        return None
+
+    def _hear(self, record):
+        name, text = record
         self._heard = True
         self._late.cancel()
+        if problem := self._problem(name, text):
+            return self._box.put(('problem', problem)) if self.folder else self._fail(problem)      # else there is something to leave
         if name == 'started':
             self.folder = text
         elif name == 'exit':
@@ -7502,8 +7512,7 @@ MOVES = {(state, event): act for states, event, act in (
     ('starting', 'present', 'is_present'),          # -> starting, over
     ('starting', 'gone', 'begin_anew'),             # -> starting: the connection was lost before it was known where it is
     ('finding starting', 'deadline', 'not_started'),        # 124
-    ('reading waiting following settling proving', 'line', 'read_line'),     # an address: -> waiting, following
-    ('reading waiting following settling proving', 'output', 'pass_on'),
+    ('reading waiting following settling proving', 'output', 'read_output'),     # an address: -> waiting, following
     ('reading waiting following settling', 'prompt', 'show_prompt'),
     ('reading waiting following settling', 'browser', 'read_address'),      # likewise
     ('reading waiting following settling', 'pause', 'settle'),      # likewise
@@ -7655,7 +7664,7 @@ class Attempt:
         self.started = time.time()
         self.found, self.opened_last = False, ''    # whether an earlier run began it; the hash_of the state of its last address
         self.shared = False             # whether another one waits for it as well: then it is not ours to end
-        self.finder = Finder(strict=command.codex)
+        self.finder = Finder(command.codex, *[screen_size()[0]] if command.terminal else [])
         self.code = self.sign_in = self.visits = self.courier = None
         self.timers = {'late': float('inf')}        # event: when it is due, by elapsed()
         self.proof = None               # (whether somebody is signed in, the words that say so), once known
@@ -7880,8 +7889,12 @@ class Login:
 
     # -- what the program says
 
-    def _pass_on(self, output):
-        self._report.program(*output)
+    def _read_output(self, output):
+        stream, data, lines = output
+        passed_on, state = self._command.talks and self._report.program(stream, data), None
+        for line in lines:
+            state = self._read_line(stream, line, passed_on) or state
+        return state
 
     def _show_prompt(self, prompt):
         if not self._command.talks:
@@ -7905,8 +7918,8 @@ class Login:
         self._attempt.asked, self._attempt.prompt = False, ''
         self._attempt.program.write(line.encode() + b'\n')
 
-    def _read_line(self, said):
-        attempt, (stream, line) = self._attempt, said
+    def _read_line(self, stream, line, passed_on):
+        attempt = self._attempt
         attempt.wants_terminal = attempt.wants_terminal or not self._command.terminal and bool(NO_TERMINAL.search(line))
         attempt.silent = 0
         state = self._found(attempt.finder.feed(line))
@@ -7914,7 +7927,7 @@ class Login:
             return state
         if self._command.codex and not self._options.verbose:
             attempt.held = [*attempt.held, line][-self.SHOWN_ON_FAILURE:]
-        if not self._report.program(stream, b'') if self._command.talks else self._options.verbose or self._options.json:
+        if not passed_on if self._command.talks else self._options.verbose or self._options.json:
             self._report.line(stream, line)
         return state
 

@@ -397,6 +397,24 @@ def found_in(text, strict=False):
     return list(filter(None, found))
 
 
+def test_an_address_is_found_in_any_amount_of_output():
+    many = 'Compiling something quite ordinary\n' * 5000
+    assert [found.url for found in found_in(f'{many}Visit {AUTHORIZE} now\n{many}')] == [AUTHORIZE]
+    lines = f'{many}First copy your one-time code: ABCD-1234\n{many[:200]}Open https://github.com/login/device in a browser\n{many}'
+    assert found_in(lines) == [script.DeviceCode('https://github.com/login/device', 'ABCD-1234')]
+    apart = f'https://github.com/login/device\n{many}Your code: ABCD-1234\n{many}see https://example.org/\n'
+    assert not any(isinstance(found, script.DeviceCode) for found in found_in(apart))
+
+
+@pytest.mark.parametrize('columns', [40, 61, 100])
+def test_an_address_that_a_terminal_of_known_width_has_broken_is_joined(columns):
+    text = f'Open this:  {AUTHORIZE}'
+    lines = [text[at:at + columns] for at in range(0, len(text), columns)]
+    finder = script.Finder(False, columns)
+    found = [finder.feed(line) for line in (*lines, '', 'Waiting for you')]
+    assert [one.url for one in found if one] == [AUTHORIZE]
+
+
 def sign_in_of(text):
     """The sign-in that a person is led to."""
     return next(iter(found_in(text)), None)
