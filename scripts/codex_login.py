@@ -7109,6 +7109,7 @@ class Courier:
     REPEATS = 20            # times that a page is asked for whose answer broke off
     PIECE = 16384           # bytes of a request, sent whole or not at all
     SIGNED_IN = Reply(200, '', SIGNED_IN_PAGE)
+    BY_NAME = 'localhost',  # for a server whose PermitOpen has that; to sshd it is both loopbacks
 
     def __init__(self, link, program, port, until):
         self._link, self._program, self._port, self.until = link, program, port, until
@@ -7118,12 +7119,17 @@ class Courier:
 
     def prepare(self, failed=lambda problem: None):
         """Have a channel opened for a page that is to be got; failed(problem) is told where the server will not, or nobody is there."""
+        host = self.hosts[0]
+
         def answered(outcome):
             if isinstance(outcome, Channel):
                 self._spare = outcome
+            elif outcome.kind == 'forbidden' and host != 'localhost':
+                self.hosts = self.BY_NAME
+                self.prepare(failed)
             elif outcome.kind in ('forbidden', 'refused'):
                 failed(outcome)
-        self._link.wish('direct-tcpip', ('127.0.0.1', self._port, '127.0.0.1', 0), Link.OPEN_LIMIT, answered)
+        self._link.wish('direct-tcpip', (host, self._port, '127.0.0.1', 0), Link.OPEN_LIMIT, answered)
 
     def carry(self, request):
         """The Reply to a redirect, which arrives once.
@@ -7205,13 +7211,15 @@ class Courier:
 
     def open(self):
         """A channel to the program, on either loopback, through this connection or the next one. Raises Problem as carry() does."""
-        hosts = list(self.hosts)
+        hosts = self.hosts
         while True:
             try:
                 return self._link.open_tcp(hosts[0], self._port)
             except Problem as problem:
-                if problem.kind == 'refused' and hosts[1:]:
-                    del hosts[0]
+                if problem.kind == 'forbidden' and hosts[0] != 'localhost':
+                    hosts = self.hosts = self.BY_NAME
+                elif problem.kind == 'refused' and hosts[1:]:
+                    hosts = hosts[1:]
                 elif problem.kind == 'refused':
                     raise Problem('refused', f'Nothing waits at port {self._port} of {self._link.settings.alias} any more.',
                                   'Start the login again.') from None
