@@ -287,7 +287,11 @@ class Script:
                 self._next_answer += found.end()
             return found
         self._until(look, f'no prompt {prompt!r}', timeout)
-        os.write(self._master, text.encode() + b'\n')
+        self.press(text + '\n')
+
+    def press(self, keys):
+        """Press keys, whatever the terminal shows."""
+        os.write(self._master, keys.encode())
 
     def give(self, data, end=False):
         """Something on its standard input, and the end of that; waits for as long as it takes no more."""

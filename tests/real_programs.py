@@ -91,7 +91,7 @@ PROGRAMS = (
     Program('firebase login', '15.34.2', ('npm', 'firebase-tools'), (*GOOGLE, 'firebase.google.com', 'auth.firebase.tools'),
             'firebase login --reauth --interactive', port='9005', needs='`-t`, or `firebase login --reauth --interactive`: it asks first'),
     Program('gh auth login', '2.23.0', ('apt', 'gh'), ('github.com', 'api.github.com'), 'gh auth login -w -h github.com -p https',
-            port='none', ssh='the code is typed by hand', needs='`-w -h github.com -p https`: it asks otherwise'),
+            port='none', ssh='the code is typed by hand', needs='`-t`, or `gh auth login -w -h github.com -p https`: it asks first'),
     Program('wrangler login', '4.86.0', ('npm', 'wrangler'), ('dash.cloudflare.com', 'api.cloudflare.com'), 'wrangler login', port='8976'),
     Program('clasp login', '3.4.1', ('npm', '@google/clasp'), GOOGLE, 'clasp login'),
     Program('mcp-remote', '0.15.1', ('npm', 'mcp-remote'), (MCP,), f'mcp-remote https://{MCP}/mcp', port='3335 and up',

@@ -161,6 +161,22 @@ def test_a_program_that_asks_at_a_terminal_first_is_answered_and_then_signs_in(p
             assert script.wait() == 0 and person.issuers.exchanges() == [200]
 
 
+@each([program for program in PROGRAMS if program.name == 'gh auth login'])
+def test_a_program_with_menus_at_a_terminal_is_answered_and_then_signs_in(program, tmp_path):
+    with person_of(program, tmp_path) as person:
+        server = person.server
+        with Script(person.home, '-t', '-p', server.port, f'{server.user}@127.0.0.1', 'gh auth login', json_events=False, terminal=True) as script:
+            for question in ('account', 'protocol'):
+                script.answer(question, '')
+            for _ in range(2):          # it asks the terminal where the cursor stands, and throws away what comes with that
+                script.answer(r'\[6n', '\x1b[24;80R')
+            until(lambda: 'How would you' in script.screen or script.press('\r'), 'the next menu')
+            until(lambda: person.home.opened or script.press('\r'), 'the page')
+            assert person.home.opened == ['https://github.com/login/device']
+            assert script.wait() == 0 and person.issuers.exchanges() == [200]
+            assert 'Logged in to github.com as person' in script.screen
+
+
 @each([program for program in PROGRAMS if program.name in ('wrangler login', 'clasp login')])
 def test_too_large_a_request_is_the_program_s_to_refuse_and_the_reload_passes_without_the_cookies_of_others(program, tmp_path):
     with person_of(program, tmp_path) as person:
