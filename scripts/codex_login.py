@@ -1362,12 +1362,16 @@ ASKS = re.compile(r'[?:>)\]»›❯$#=]\s*$')       # how a line ends that waits
 SECRETS = re.compile('pass ?(word|phrase|code)|secret|\\bpin\\b', re.I)
 
 
+def asks_for_code(prompt):
+    """Whether a program's prompt asks for a code, or the like."""
+    return bool(ASKS.search(prompt) and re.search(DeviceCodes.CALLED.pattern + '|token', prompt, re.I))
+
+
 def code_in(text, prompt, states):
     """The code in a copied text that a program asks for by its prompt, else ''. CODE#STATE is one for a sign-in with that state only."""
     word = text.strip()
     code, _, state = word.partition('#')
-    asked = ASKS.search(prompt) and re.search(DeviceCodes.CALLED.pattern + '|token', prompt, re.I)
-    return word if asked and re.fullmatch('[!-~]{4,4000}', word) and code and '://' not in word and (not state or state in states) else ''
+    return word if asks_for_code(prompt) and re.fullmatch('[!-~]{4,4000}', word) and code and '://' not in word and (not state or state in states) else ''
 
 
 class DeviceCode(NamedTuple):
@@ -2101,9 +2105,9 @@ class Keyboard:
                     if typed in ready and select.select([typed], [], [], 0)[0]:     # else it was typed before a secret
                         with contextlib.suppress(OSError):      # a terminal that is gone
                             self._rest = os.read(typed, 65536)
+                            while 20 < len(self._rest) < 20000 and select.select([typed], [], [], 0.05)[0] and (more := os.read(typed, 4096)):
+                                self._rest += more              # what is pasted is to be known as a whole
                         self._over = not self._rest
-                        while 20 < len(self._rest) < 20000 and select.select([typed], [], [], 0.05)[0] and (more := os.read(typed, 4096)):
-                            self._rest += more          # what is pasted is to be known as a whole
         finally:
             os.close(bell)
             self._ended.put(None)
@@ -2336,23 +2340,14 @@ class Device:
     def keep_secret(self, server, secret):
         """Keep a password that was right, or with None forget it, where the device has a keychain."""
 
-    def typed_lines(self, take):
-        """Hand every line that a person types, and that answers no question, to `take`, from a thread of its own."""
-        if is_terminal(sys.stdin):
-            self._keyboard.listen(take, 'lines')
-
-    def typed_keys(self, take, resized):
-        """Hand every key to `take` at once, and call resized() when the window has another size; whether this device has that."""
-        if not is_terminal(sys.stdin):
-            return False
-        self._keyboard.resized = resized
-        self._keyboard.listen(take, 'keys')
-        return True
-
-    def piped_bytes(self, take):
-        """Hand what comes on standard input, where that is no person, to `take`, from a thread of its own; b'' at its end."""
-        if not is_terminal(sys.stdin) and hasattr(sys.stdin, 'fileno'):
-            self._keyboard.listen(take, 'bytes')
+    def hear(self, mode, take, resized=lambda: None):
+        """Hand what is typed, and answers no question, to `take`, from a thread of its own, and b'' at its end: 'lines' or 'keys' of a
+        terminal, whose window may be resized(); 'bytes' of what is none. Whether standard input is such a one."""
+        here = hasattr(sys.stdin, 'fileno') and is_terminal(sys.stdin) != (mode == 'bytes')
+        if here:
+            self._keyboard.resized = resized
+            self._keyboard.listen(take, mode)
+        return here
 
     # -- about itself
 
@@ -2733,9 +2728,6 @@ class Pythonista(Phone):
             self.attempt(self.modules.keychain.delete_password, self.NAME, server)
         else:
             self.attempt(self.modules.keychain.set_password, self.NAME, server, secret)
-
-    def typed_lines(self, take):
-        pass                    # there is no terminal; the app's own stop button cancels
 
     def offer(self, question, accept, decline):
         accept() if self.agrees(question) else decline()
@@ -7544,6 +7536,7 @@ MOVES = {(state, event): act for states, event, act in (
     ('reading waiting', 'peek', 'peek'),
     ('reading waiting', 'clipboard', 'offer_what_is_copied'),
     ('*', 'answer', 'take_answer'),
+    ('reading waiting', 'open', 'open_page_of_code'),
     ('reading waiting following settling proving asking', 'typed', 'take_typed'),       # the last page: -> following
     ('*', 'woke', 'wake_up'),
     ('*', 'note', 'say'),
@@ -7750,7 +7743,7 @@ class Login:
 
         Raises Problem and KeyboardInterrupt."""
         self._redirect, completed = redirect, False
-        self._device.typed_lines(self._typed)
+        self._device.hear('lines', self._typed)
         try:
             state = self._find() or self._begin(self._options.again)        # leaves with the first connection
             self._link.connect()
@@ -7885,10 +7878,10 @@ class Login:
             self._attempt.box.put(('typed', None))
         if self._options.no_input:
             self._piped(b'')
-        elif self._command.terminal and not self._options.json and self._device.typed_keys(self._keyed, self._resize):
+        elif self._command.terminal and not self._options.json and self._device.hear('keys', self._keyed, self._resize):
             self._report.raw = True
         elif self._command.talks:
-            self._device.piped_bytes(self._piped)
+            self._device.hear('bytes', self._piped)
         return 'reading'
 
     def _not_started(self, _):
@@ -7910,6 +7903,19 @@ class Login:
         self._attempt.prompt = prompt[1]
         if not self._report.program(prompt[0], b''):
             self._report.prompt(*prompt)
+        attempt, box = self._attempt, self._attempt.box
+        state, page = self._found(attempt.finder.feed('')), attempt.finder.page        # no line goes on
+        if page and page.url.startswith('https:') and asks_for_code(attempt.prompt) and not (
+                attempt.sign_in or attempt.code or attempt.asked_about_page or self._command.terminal):
+            attempt.asked_about_page = True
+            self._device.offer(f'A page of {urlsplit(page.url).netloc[:200]} shows the code. Open it',
+                               accept=lambda: box.put(('open', page.url)), decline=self._ask_for_program)
+        elif not attempt.away:
+            self._ask_for_program()
+        return state
+
+    def _open_page_of_code(self, page):
+        self._show_page(page)
         if not self._attempt.away:
             self._ask_for_program()
 
@@ -8612,7 +8618,7 @@ class Tunnels:
             self._report.note('Tunnels are open. Ctrl-C, or q and return, ends them.' if self._forwards.bound
                               else 'No tunnel is open. Ctrl-C, or q and return, ends this.')
             if not self._options.json:
-                self._device.typed_lines(self._typed)
+                self._device.hear('lines', self._typed)
             ended = None
             while ended is None:
                 ended = self._box.take(3600, None)

@@ -343,3 +343,26 @@ def test_in_a_shell_the_keys_pass_one_by_one(ashell, server, what):
     harm(script, server, what)
     typed(script, CTRL_C)
     assert script.wait() == 0 and 'so: cancelled' in script.screen
+
+
+# --- A page that only shows a code -------------------------------------------------------------------------------------
+
+def test_the_page_that_shows_the_code_is_offered_and_the_code_typed(at_terminal, home):
+    script = at_terminal(command=asks('code'))
+    script.answer(r'A page of console.example shows the code. Open it \(yes/no\)\?', 'yes')
+    until(lambda: home.opened)
+    typed(script, f'{CODE}\n')
+    assert script.wait() == 0 and 'Login successful: good' in script.screen
+
+
+def test_a_code_that_is_typed_where_its_page_is_offered_is_the_program_s(at_terminal, home):
+    script = at_terminal(command=asks('code'))
+    script.answer('Open it', CODE)
+    assert script.wait() == 0 and 'Login successful: good' in script.screen and home.opened == []
+
+
+def test_in_pythonista_the_page_is_opened_and_its_code_offered(in_pythonista, pythonista):
+    script = in_pythonista('code', ('console.alert', YES), ('console.alert', YES))
+    come_back(pythonista, script, CODE)
+    assert script.wait() == 0 and 'Login successful: good' in script.stdout
+    assert pythonista.asked == 3 * ['console.alert']
