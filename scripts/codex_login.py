@@ -6387,7 +6387,7 @@ for runs in yes no; do      # where $BROWSER can be run, if there is such a plac
     [ -z "$d" ] || rm -rf "$d"; d=
   done
 done 2>/dev/null
-if [ -n "$begun" ]; then d=$begun; go_on; else
+if [ -n "$begun" ]; then d=$begun; go_on || gone; else
 [ -n "$d" ] || { say full "$tmp"; exit 1; }
 private "$t" && find "$t/." ! -name . -prune -type d -name 'codex-login.*' -mtime +7 -exec rm -rf {} +      # by a restart left behind
 (umask "$U"; trap '' HUP; exec $S sh "$d/job") </dev/null >/dev/null 2>&1 & g=$!
@@ -6520,7 +6520,7 @@ listening() {       # port, family, and whose it is
 FIND_AGAIN = r'''
 gone() {
   now=$(here)
-  case ${d##*.} in
+  case ${was##*.} in
     "$now"*)            # in logind's own words
       logind='org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager'
       [ "$(busctl get-property $logind KillUserProcesses 2>/dev/null)" != 'b true' ] || say lost killed;;
@@ -6535,27 +6535,32 @@ as_we_left_it() {   # made by this account, closed to others, nothing in it that
   [ "$(find "$d" -prune -type d -user "$u" -perm 700)" = "$d" ] &&
     [ -z "$(find "$d" ! -user "$u" -o ! -type d ! -type f ! \( -type p \( -name stdin -o -name wake \) \) -o -type f -links +1)" ] && grep -q "@$N exit" "$d/job"
 }
-go_on() {
-  as_we_left_it 2>/dev/null || gone
-  g= k=
-  read -r g k 2>/dev/null <"$d/groups"
-  if ! ended && ! ours "$g" job; then
-    sleep 1         # it may have been about to start, or to end
-    if ! ended && ! ours "$g" job; then rm -rf "$d"; gone; fi
-  fi
+lives() {           # whether the program of this folder is at work, or its end is there to be read
+  read -r g k <"$d/groups"
+  ended || ours "$g" job
+}
+go_on() {           # with the program of the folder d, if it is there; it may have been about to start, or to end
+  { as_we_left_it && { lives || { sleep 1; lives; } || { rm -rf "$d"; false; }; }; } 2>/dev/null || return
   ours "$g" job || g=
   ours "$k" keeper || k=
   known=yes
-  say started "$d"
+  [ "$d" = "$was" ] && say found "$d" || say started "$d"
+  if [ "$LOOK$CODEX" = yesyes ] && ! ended; then ask; say status "$s"; fi
 }
+was=$d g= k=
 '''
 
-# What an earlier connection of this very start has begun is gone on with: else two of one login would end each other.
+# Goes on with the program of the folder d, if it is there, or with what an earlier connection of this very start has begun: else
+# two of one login would end each other. Else it starts one, if it is told how.
 LAUNCH = 'E=2\n' + FIND_PROGRAM + ASK + OURS + FIND_AGAIN + r'''
+if [ -z "$d" ] || ! go_on; then
+d=
 for t in "$XDG_RUNTIME_DIR" "$HOME/.cache" "${TMPDIR:-/tmp}"; do
   for f in "$t"/codex-login.*/job; do [ -n "$d" ] || ! grep -q "@$N exit" "$f" || d=${f%/job}; done
 done 2>/dev/null
-if [ -n "$d" ]; then go_on; else''' + LOOK_FOR_LOGIN + START + 'fi\n'
+if [ -n "$d" ] && go_on; then :
+elif [ -z "$JOB" ]; then gone
+else d=''' + LOOK_FOR_LOGIN + START + 'fi\nfi\n'
 
 # Follows the log, and does what it is told in single words, until its input ends: then the program goes on alone. But
 # one that nobody said `go` to is ended: whoever started it has left without knowing where it is. Who leaves takes all of it
@@ -6716,8 +6721,9 @@ def up_to_login(text, set_up=True):
 class Program:
     """A program at the server that outlives the connection: started or found again, and followed through one connection after another.
 
-    What is heard comes into `box` as (event, value): 'started', also when it is followed again; 'present' (what its status says:
-    a login is there, and nothing was started); 'output' ((1 or 2, bytes, lines): what came on standard output or error, and the lines
+    What is heard comes into `box` as (event, value): 'started'; 'found', what was started earlier; 'status' ((whether somebody is
+    signed in, the words that say so), of what was found); 'present' (what its status says: a login is there, and nothing was
+    started); 'output' ((1 or 2, bytes, lines): what came on standard output or error, and the lines
     that it ends); 'prompt' ((1 or 2, a line that waits for its end, '' once it goes on)); 'browser' (an address that it handed to a
     browser); 'exit' (its status); 'proof' ((whether somebody is signed in, the words that say so), after codex has ended
     well); 'gone' (what its status says if somebody is signed in, else ''); 'ended', as told; 'problem' (a Problem)."""
@@ -6750,16 +6756,17 @@ class Program:
         self._word = ''         # what the attendant was told last
         self._over = False      # nobody is there any more to be told anything
 
-    def start(self, again=False):
-        """Start it, even where a login is present if `again`."""
-        command = self.command
+    def start(self, again=False, saved=()):
+        """Start it, even where a login is present if `again`; unless that of find(*saved) is still there to go on with."""
+        command, self._number = self.command, 1
+        if saved:
+            self._remember(*saved)
         streams, end = (OWN_STREAMS, OWN_END) if command.talks else (STREAMS, '')
         streams, line = streams + ON_TERMINAL * bool(command.terminal), '(COMMAND 2>&5 5>&-)' if command.talks else 'COMMAND'
         job = JOB.replace('COMMAND', 'on_terminal' if command.terminal else line).replace('STREAMS', streams).replace('END', end)
         job = job.replace('PROOF', f'A={sh_quote(command.ask)} NEAR={command.near}{PROOF}' if command.ask else '')
         job, keeper, shim = (text.replace('MARK', self.mark) for text in (job, KEEPER, SHIM))
         terminal = TERMINAL.replace('NAME', command.terminal) if command.terminal else ''
-        self._number = 1
         self._beginning = {'T': str(self._lifetime + self.GRACE), 'LOOK': 'no' if again else 'yes',
                            'JOB': job.replace('COMMAND', command.line), 'TERMINAL': terminal.replace('COMMAND', command.line),
                            'SIZE': '%d %d' % (self._size or (80, 24)), 'KEEPER': keeper, 'SHIM': shim}
@@ -6767,8 +6774,12 @@ class Program:
 
     def find(self, folder, mark):
         """Go on with what was started in `folder` with `mark`, by this run or another."""
-        self.folder, self.mark, self._transcript = folder, mark, Transcript(mark)
+        self._remember(folder, mark)
+        self._beginning = {'LOOK': 'yes'}
         self._attend()
+
+    def _remember(self, folder, mark):
+        self.folder, self.mark, self._transcript, self._number = folder, mark, Transcript(mark), None
 
     def say(self, word):
         """Tell the attendant, now and whenever it is another one: 'go', the login is saved; 'leave'; 'stop'."""
@@ -7045,9 +7056,12 @@ class Program:
         self._heard = True
         self._late.cancel()
         if problem := self._problem(name, text):
-            return self._box.put(('problem', problem)) if self.folder else self._fail(problem)      # else there is something to leave
-        if name == 'started':
-            self.folder = text
+            if not self._beginning:
+                return self._box.put(('problem', problem))
+            self.folder = None          # nothing was begun, and there is nothing to leave
+            return self._fail(problem)
+        if name in ('started', 'found'):
+            self.folder, self._beginning = text, {}
         elif name == 'exit':
             ending = re.fullmatch('([0-9]{1,3}) *([0-9]{0,18})', text)
             self._ending = self._ending or (int(ending[1]) if ending else OWN_ERROR, int(ending and ending[2] or 0))
@@ -7059,6 +7073,8 @@ class Program:
         elif name == 'proof':
             self._proved = self.command.read_status(text)
             return
+        elif name == 'status':
+            text = self.command.read_status(text)
         elif name == 'lost':
             self.lost = text
             return
@@ -7150,9 +7166,11 @@ class Courier:
                 return self._exchange(request)
         raise Problem('remote', 'The program at the server gives no whole answer.', 'Start again.')
 
-    def arrived(self):
-        """(whether a redirect has come to codex and signed somebody in, its words), by whatever way. Raises Problem."""
-        signed_in, words = self._program.signed_in()
+    def arrived(self, asked=False):
+        """(whether a redirect has come to codex and signed somebody in, its words), by whatever way. Raises Problem.
+
+        `asked`: its status has just said that nobody is signed in."""
+        signed_in, words = (False, '') if asked else self._program.signed_in()
         if not signed_in:
             self.fetch(self.request('/favicon.ico'))
             signed_in, words = self._program.signed_in()
@@ -7506,11 +7524,12 @@ class Visits:
 #   over        `status` is the exit status
 
 MOVES = {(state, event): act for states, event, act in (
-    ('finding', 'started', 'go_on'),                # -> reading; --again: starting
-    ('finding', 'gone', 'begin_anyway'),            # -> starting; over, where a redirect was brought
-    ('starting', 'started', 'has_started'),         # -> reading
-    ('starting', 'present', 'is_present'),          # -> starting, over
+    ('finding', 'found', 'go_on'),                  # -> reading; --again: starting
+    ('finding', 'gone', 'begin_anyway'),            # -> over, where a redirect was brought; starting
+    ('finding starting', 'started', 'has_started'),         # -> reading
+    ('finding starting', 'present', 'is_present'),          # -> starting, over
     ('starting', 'gone', 'begin_anew'),             # -> starting: the connection was lost before it was known where it is
+    ('reading waiting', 'status', 'has_status'),    # of what was found: -> following
     ('finding starting', 'deadline', 'not_started'),        # 124
     ('reading waiting following settling proving', 'output', 'read_output'),     # an address: -> waiting, following
     ('reading waiting following settling', 'prompt', 'show_prompt'),
@@ -7671,6 +7690,7 @@ class Attempt:
         self.proof = None               # (whether somebody is signed in, the words that say so), once known
         self.held = []                  # codex's own lines, shown only when they explain a failure
         self.last_page = None           # the target that the redirect's answer led to
+        self.looked = None              # a Box for whether an earlier redirect has come to codex, while that is looked into
         self.denied = False             # whether that redirect said no
         self.forbidden = None           # the Problem that the server lets no redirect through
         self.problem = self.failure = None      # why the redirect may not have arrived; how codex failed, until its status is known
@@ -7731,6 +7751,8 @@ class Login:
         if self._attempt and self._attempt.visits:
             self._attempt.visits.close(linger=False)
         self._attempt = Attempt(self._link, self._command, self._options.timeout)
+        if self._command.terminal:
+            self._resize()
         self._set('deadline', self._options.timeout)
 
     def _set(self, event, seconds):
@@ -7825,8 +7847,13 @@ class Login:
             if self._redirect:
                 raise self._gone()
             return None
+        program, saved = self._attempt.program, (session.folder, session.mark)
         self._attempt.started, self._attempt.opened_last = session.started, session.state
-        self._attempt.program.find(session.folder, session.mark)
+        if self._redirect:
+            program.find(*saved)
+        else:
+            program.start(self._options.again, saved)
+            self._ask_for_way(session.port or CODEX_PORTS[0])
         return 'finding'
 
     def _go_on(self, _):
@@ -7849,17 +7876,15 @@ class Login:
     def _begin(self, again):
         """Start the program, in an attempt of its own."""
         self._try_anew()
-        if self._command.terminal:
-            self._resize()
         self._attempt.program.start(again)
-        if self._command.codex:
-            self._ask_for_way(Courier(self._link, self._attempt.program, CODEX_PORTS[0], 0.0))
+        self._ask_for_way(CODEX_PORTS[0])
         return 'starting'
 
     def _begin_anew(self, _):
         return self._begin(again=True)
 
     def _is_present(self, words):
+        self._forget()
         self._signed_in(words)
         if self._device.agrees(f'{self._settings.alias} is signed in already. Sign in anew (this ends the present login, and may '
                                'end it on other machines that share it)'):
@@ -7868,6 +7893,8 @@ class Login:
         return 'over'
 
     def _has_started(self, _):
+        self._attempt.started, self._attempt.opened_last = time.time(), ''
+        self._forget()              # what there was before
         if self._command.codex:
             self._save()
         self._attempt.program.say('go')
@@ -8011,8 +8038,11 @@ class Login:
                 attempt.visits.close(linger=False)
             attempt.visits = Visits(self._link.board, pending, self._settings.alias, attempt.box)
         attempt.courier = Courier(self._link, attempt.program, found.port, attempt.timers.get('deadline', elapsed()))
-        if attempt.found and codex and self._arrived_before():
-            return self._go_to(SUCCESS_PATH)        # all that was lost is the browser's last request
+        if attempt.found and codex:
+            if attempt.proof:
+                return self._go_to(SUCCESS_PATH)    # all that was lost is the browser's last request
+            attempt.looked = Box()
+            start(self._look_for_arrival, attempt)
         if self._redirect:
             redirect, self._redirect = self._redirect, None
             attempt.shared = True                   # not to be ended for a wrong redirect
@@ -8023,8 +8053,7 @@ class Login:
             raise attempt.forbidden
         self._set('ports', float('inf') if codex else 1)
         if not before or before.port != found.port:
-            # Only codex is known to take more connections than the redirect's own; for others, a look at another port is a hint.
-            self._ask_for_way(attempt.courier if codex else Courier(self._link, attempt.program, 1, 0.0))
+            self._ask_for_way(found.port)
             self._listen()
         self._lead_on(found.url)
         self._save()
@@ -8043,20 +8072,26 @@ class Login:
             self._forwards = open_forwards(self._link, specs, self._settings, self._report, self._forwards)
         return local_target(url, self._attempt.sign_in.port)
 
-    def _arrived_before(self):
-        try:
-            arrived, words = self._attempt.courier.arrived()
-        except Problem as problem:
-            if problem.kind != 'refused':
-                raise
-            return False        # codex has ended: its last record says how
-        self._attempt.proof = (True, words) if arrived else None
-        return arrived
+    def _has_status(self, proof):
+        if proof[0]:
+            self._attempt.proof = proof
+            return self._go_to(SUCCESS_PATH) if self._attempt.sign_in else None
+        return None
 
-    def _ask_for_way(self, courier):
-        """Ask the server whether it lets the redirect through; the answer is not waited for."""
-        box = self._attempt.box
-        courier.prepare(lambda problem: box.put((problem.kind, problem)))
+    def _look_for_arrival(self, attempt):
+        """Its status, that nobody is signed in, says nothing of a redirect that codex is just busy with."""
+        proof = False, ''
+        with contextlib.suppress(Problem):
+            proof = Courier(self._link, attempt.program, attempt.sign_in.port, 0.0).arrived(asked=True)
+        attempt.looked.put(proof)
+        attempt.box.put(('status', proof))
+
+    def _ask_for_way(self, port):
+        """Ask the server whether it lets a redirect through; the answer is not waited for."""
+        box, courier, codex = self._attempt.box, self._attempt.courier, self._command.codex
+        if codex or courier:        # only codex is known to take more connections than the redirect's own; for others, another port is a hint
+            courier = courier if codex and courier else Courier(self._link, self._attempt.program, port if codex else 1, 0.0)
+            courier.prepare(lambda problem: box.put((problem.kind, problem)))
 
     def _is_forbidden(self, problem):
         self._attempt.forbidden = problem
@@ -8171,6 +8206,10 @@ class Login:
         attempt.timers.update(deadline=attempt.courier.until, late=float('inf'))
         attempt.denied = 'error' in dict(request.parameters())
         self._link.meanwhile = 'The redirect is here, and delivered then.'
+        if attempt.looked and (proof := attempt.looked.take(Courier.ANSWER_LIMIT, (False, '')))[0]:
+            visits.answer(request, SIGNED_IN_PAGE, keep=True)      # it is an earlier one, or comes too late
+            return self._has_status(proof)
+        attempt.looked = None
         try:
             answer = attempt.courier.carry(request)
         except Problem as problem:

@@ -32,9 +32,9 @@ COUNTS = {
     'start to the first line of a command': (7, 6, 6, 7),
     'redirect to signed in': (3, 3, 3, 3),
     'connection lost to delivered': (5, 5, 5, 6),
-    'killed, program gone: start to address of a new one': (6, 6, 6, 9),
-    'killed: start to address of the same': (5, 10, 10, 13),
-    'killed: start of --finish to delivered': (8, 12, 12, 15),
+    'killed, program gone: start to address of a new one': (6, 4, 4, 7),
+    'killed: start to address of the same': (5, 4, 4, 7),
+    'killed: start of --finish to delivered': (10, 10, 10, 13),
 }
 
 

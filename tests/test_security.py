@@ -943,7 +943,7 @@ def test_a_port_that_cannot_be_had_again_at_once_is_said_once_and_had_again_late
 
 SHELLS = {'dash': ['dash'], 'bash': ['bash', '--posix'], 'zsh': ['zsh', '--emulate', 'sh'], 'ash': ['busybox', 'ash']}
 MARK = '0123456789abcdef'
-FOUND, GONE = f'@{MARK} started ', f'@{MARK} gone '
+STARTED, FOUND, GONE = (f'@{MARK} {word} ' for word in ('started', 'found', 'gone'))
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can give a folder to somebody else')
 
 
@@ -975,7 +975,7 @@ class Account:
         """The folder that a program is started in, by the launcher itself."""
         texts = {name: getattr(codex_login, name).replace('MARK', MARK).replace('COMMAND', 'true') for name in ('JOB', 'KEEPER', 'SHIM')}
         word, = self.run(codex_login.FIND_PROGRAM, codex_login.OURS, codex_login.START, enter=enter, T='0' if enter else '60', d='', **texts)
-        folder = Path(word.removeprefix(FOUND))
+        folder = Path(word.removeprefix(STARTED))
         if not enter:
             keeper = int((folder / 'groups').read_text().split()[1])
             for end in (os.kill, os.killpg):        # it may not have a group of its own yet
@@ -985,7 +985,7 @@ class Account:
 
     def find(self, folder, words=''):
         """How it is found again, and what it is told then."""
-        return self.run(codex_login.FIND_PROGRAM, codex_login.OURS, codex_login.FIND_AGAIN + 'go_on\n', codex_login.ATTEND,
+        return self.run(codex_login.FIND_PROGRAM, codex_login.OURS, codex_login.FIND_AGAIN + 'go_on || gone\n', codex_login.ATTEND,
                         words=words, d=str(folder))
 
     def killed(self):
@@ -1612,8 +1612,8 @@ def test_two_connections_of_one_start_begin_one_program(shell_account):
         one.start()
     for one in both:
         one.join()
-    assert said[0] == said[1] and said[0][0].startswith(FOUND)
-    folder = Path(said[0][0].removeprefix(FOUND))
+    assert said[0] == said[1] and said[0][0].startswith(STARTED)
+    folder = Path(said[0][0].removeprefix(STARTED))
     assert [path for place in (shell_account.tmp, shell_account.runtime, shell_account.home) for path in place.rglob('job')] == [folder / 'job']
     for group in (folder / 'groups').read_text().split():
         with contextlib.suppress(ProcessLookupError):
