@@ -6408,14 +6408,14 @@ STREAMS
 }
 s=$? size=
 END
-printf '@MARK exit %s %s\n' "$s" "$size" >>"$d/log"
+printf '@MARK exit %s %s\n' "$s" "$size" >&5       # whatever became of the folder
 PROOF'''
 
 PROOF = ASK + r'''ask
-printf '@MARK proof %s\n' "$s" >>"$d/log"'''
+printf '@MARK proof %s\n' "$s" >&5'''
 
 # Codex reads nothing, and what it says is said by others.
-STREAMS = r'''exec </dev/null >>"$d/log" 2>&1'''
+STREAMS = r'''exec </dev/null >>"$d/log" 2>&1 5>&1'''
 
 # The input of all others comes in numbered pieces, the last one empty; who brings one rings. The fifo is held open by both
 # for both: so nobody waits for the other.
