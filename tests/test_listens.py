@@ -239,18 +239,14 @@ def test_a_page_that_leads_back_to_one_of_two_ports_nobody_knows_which_is_not_op
     assert script.wait() == 130 and 'opened' not in [event['event'] for event in script.events]
 
 
-@pytest.mark.parametrize('further', [(), ('further',)])
-def test_a_page_on_the_servers_own_loopback_and_its_redirect_both_reach_the_server(sign_in, server, further):
-    script, address = sign_in('page-elsewhere', *further)
-    page, redirect = urllib.parse.urlsplit(address).port, server.announced_port
-    assert page != redirect and script.wait_for('opened')
-    listening = [(event['mode'], event['port']) for event in script.events if event['event'] == 'listening']
-    assert set(listening) == {('redirect', redirect), ('L', page)}
-    browser = Browser(address)
-    answer = browser.get(address)
-    while answer.status == 302:
-        answer = browser.get(answer.headers['Location'])
-    assert answer.text == 'You are signed in.' and signed_in(script)
+@pytest.mark.parametrize('how, first, then', [('', 'redirect', 'L'), ('further', 'redirect', 'L'), ('home', 'L', 'redirect')])
+def test_a_page_on_the_servers_own_loopback_and_its_redirect_both_reach_the_server(sign_in, server, how, first, then):
+    script, address = sign_in('page-elsewhere', *how.split())
+    page = urllib.parse.urlsplit(address).port
+    assert page != server.announced_port and script.wait_for('opened')
+    assert Browser(address).follow(address).text == 'You are signed in.' and signed_in(script)
+    listening = {event['port']: event['mode'] for event in script.events if event['event'] == 'listening'}
+    assert (listening[server.announced_port], listening[page]) == (first, then) and len(listening) == 2 + (how == 'further')
 
 
 def test_what_listens_on_one_loopback_only_gets_the_redirect_though_another_program_has_the_other(sign_in, server):
