@@ -1945,7 +1945,6 @@ class Terminal:
 
     It is put back at the end, and while this process is stopped. `changed` is called when it is back, or has another size."""
     edits = False           # whether it edits and echoes its lines by itself
-    LOCAL = {'lines': ('ICANON', 'ECHO'), 'secret': ('ICANON', 'ECHO'), 'keys': ('ICANON', 'ECHO', 'ISIG', 'IEXTEN')}
 
     def __init__(self, changed):
         self._mode, self._usual, self._handlers, self.changed = '', None, {}, changed
@@ -1962,20 +1961,19 @@ class Terminal:
 
     def _set(self, mode):
         import termios
-        typed, keys = sys.stdin.fileno(), mode == 'keys'
+        typed = sys.stdin.fileno()
         with contextlib.suppress(OSError):
             if os.tcgetpgrp(typed) != os.getpgrp():
                 return          # in the background: whoever is in front has it as they want it
         with contextlib.suppress(termios.error):
             self._usual = self._usual or termios.tcgetattr(typed)
             inputs, outputs, control, local, *speeds, signs = self._usual
-            local &= ~sum(getattr(termios, name) for name in self.LOCAL.get(mode, ()))
-            if keys:
-                inputs &= ~(termios.BRKINT | termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON)
-                outputs &= ~termios.OPOST
-            signs = [*signs]
             if mode:
+                local, signs = local & ~(termios.ICANON | termios.ECHO), [*signs]
                 signs[termios.VMIN], signs[termios.VTIME] = 1, 0
+            if mode == 'keys':
+                inputs &= ~(termios.BRKINT | termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON)
+                outputs, local = outputs & ~termios.OPOST, local & ~(termios.ISIG | termios.IEXTEN)
             termios.tcsetattr(typed, termios.TCSAFLUSH if mode == 'secret' else termios.TCSANOW,
                               [inputs, outputs, control, local, *speeds, signs])
 
@@ -7765,6 +7763,8 @@ class Login:
 
         Raises Problem and KeyboardInterrupt."""
         self._redirect, completed = redirect, False
+        if self._options.terminal > 0 and not self._command.terminal:
+            self._report.note('There is no terminal here, and so none for the program; -tt gives it one all the same.')
         self._device.hear('lines', self._typed)
         try:
             state = self._find() or self._begin(self._options.again)        # leaves with the first connection

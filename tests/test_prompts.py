@@ -329,8 +329,8 @@ def test_a_program_that_is_known_to_need_a_terminal_has_one(at_terminal, server,
 
 
 def test_pythonista_says_that_it_has_no_terminal(in_pythonista):
-    script = in_pythonista('keys')
-    assert script.wait() == 1 and 'run it from a-Shell or a computer' in script.stderr
+    script = in_pythonista('keys', options=['-t'])
+    assert script.wait() == 1 and 'none for the program' in script.stderr and 'run it from a-Shell or a computer' in script.stderr
 
 
 @pytest.mark.parametrize('what', HARMS)
