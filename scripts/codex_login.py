@@ -2817,8 +2817,8 @@ class TextReport:
         """Say one of the events that README lists, with its fields; one that only programs need is passed over."""
         fields = {key: harmless_lines(value) for key, value in fields.items()}
         self._life.put(True)
+        self._life = Box()
         if event == 'connecting' and not self.quiet:
-            self._life = Box()
             start(show_life, f'connecting to {fields["host"]}', self._life, self._asking)
         if event in self.PROGRESS:
             self.note(self.PROGRESS[event].format(**fields))

@@ -88,6 +88,7 @@ class AppRun(Script):
     """One run of a script in an App."""
 
     def __init__(self, app, script, arguments):
+        self.made.append(self)
         self.app, self.arguments = app, [str(word) for word in arguments]
         self.mark = app.mark
         self.status, self.left, self.peak, self.counts = None, [], None, None

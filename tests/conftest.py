@@ -10,6 +10,7 @@ import servers
 import standins
 from embedded import EmbeddedServer, alone_with
 from harness import Browser, Home, Script
+from said_elsewhere import SAID_ELSEWHERE, said_in
 
 
 PASSED = pytest.StashKey[bool]()
@@ -76,6 +77,18 @@ def pytest_runtest_makereport(item):
         report.sections += [(f'what the server at port {server.port} saw', server.report()) for server in EmbeddedServer.made]
         if Browser.visits:
             report.sections.append(('what the browser asked for', '\n'.join(map('\n    '.join, Browser.visits))))
+
+
+@pytest.fixture(autouse=True)
+def says_what_the_troubleshooting_has(request):
+    """A story that said_elsewhere.py names has said the words that it is named for."""
+    yield
+    here = (request.node.name, getattr(request.node, 'originalname', ''))
+    wanted = [words for words, story in SAID_ELSEWHERE.items() if story in here]
+    if wanted and request.node.stash.get(PASSED, False):
+        said = '\n'.join([*(text for script in Script.made for text in (script.stdout, script.stderr, script.screen)),
+                          *(line for visit in Browser.visits for line in visit)])
+        assert [words for words in wanted if not said_in(words, said)] == []
 
 
 @pytest.hookimpl(tryfirst=True)
