@@ -40,6 +40,12 @@ SAID_ELSEWHERE = {      # the words: the name of a test, or one of its variants
     'State mismatch': 'test_a_wrong_state_is_refused_and_the_login_goes_on',
     'Not signed in yet': 'test_a_bare_success_page_signs_nobody_in_and_the_login_goes_on',
     'Waiting for …': 'test_while_reconnecting_takes_long_the_browser_is_told_so_and_comes_back_by_itself',
+    'Nothing listens at': 'test_codex_in_a_container_is_told_that_a_code_works_there',
+    'Another program than the one that was started has':
+        'test_it_is_said_where_the_redirect_would_go_that_the_program_does_not_wait_for[True-words1]',
+    'The program has ended, and left something that listens':
+        'test_what_a_program_left_goes_on_being_served_until_it_ends_and_that_is_said_once',
+    'has the redirect, and goes on without a word': 'test_a_program_that_has_its_redirect_and_says_nothing_is_no_silence',
     'Not delivered': 'test_an_answer_that_breaks_off_is_told_and_a_reload_brings_the_redirect_again',
 }
 
