@@ -83,10 +83,10 @@ def somebody():
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize('shell', SHELLS)
-@pytest.mark.parametrize('words, families', [
-    ('4', '4'), ('6', '6'), ('any', '4'), ('any6', '4'), ('mapped', '4'), ('4 6', '46'), ('4 4', '44'), ('fork 4', '4'), ('naked 4', '4'),
-    ('elsewhere 4', '-4'), ('elsewhere', '-')])
+@pytest.mark.parametrize('shell, words, families', [
+    *((shell, 'fork 4 6', '46') for shell in SHELLS), *(('dash', *case) for case in (
+        ('4', '4'), ('6', '6'), ('any', '4'), ('any6', '4'), ('mapped', '4'), ('4 6', '46'), ('4 4', '44'), ('fork 4', '4'), ('naked 4', '4'),
+        ('elsewhere 4', '-4'), ('elsewhere', '-')))])
 def test_what_a_program_listens_on_is_told_whoever_of_it_holds_it(begin, somebody, shell, words, families):
     if not shutil.which(SHELLS[shell][0]):
         pytest.skip(f'no {shell}: apt-get install {SHELLS[shell][0]}')
