@@ -102,7 +102,7 @@ def test_options_are_written_as_for_ssh(text, expected):
 
 
 @pytest.mark.parametrize('text', ['', '=', 'Port', 'Port=', 'Port= ', '=22',
-                         'Colour=blue', 'LocalCommand=reboot', '\x1b[31m=1'])
+                         'Colour=blue', 'LocalComand=reboot', '\x1b[31m=1'])
 def test_an_unknown_or_empty_option_is_a_usage_error(text):
     problem = refused(script.parse_option, text)
     assert (problem.kind, problem.status) == ('usage', 2) and problem.hint
