@@ -11,6 +11,7 @@ import pytest
 import embedded
 from embedded import eventually
 from harness import SCRIPT, Browser, Script
+from relay import Relay
 from waiting import until
 
 CTRL_C, CTRL_D, CTRL_U, CTRL_W, CTRL_Z, BACKSPACE = '\x03', '\x04', '\x15', '\x17', '\x1a', '\x7f'
@@ -92,12 +93,14 @@ def test_a_half_typed_line_is_no_answer_to_a_question_that_comes_between(at_term
 def test_what_was_typed_before_a_password_is_asked_for_is_none(at_terminal, server, home):
     for path in home.ssh.glob('id_*'):
         path.unlink()
-    server.auth_delay = 1
-    script = at_terminal(command=('true',))
-    until(lambda: server.connections)
-    typed(script, 'typed-ahead\n')
-    script.answer('password:', server.password)
-    assert script.wait() == 0 and server.count['password'] == 1
+    with Relay(server) as relay:
+        relay.door('silent')
+        script = at_terminal('-o', 'StrictHostKeyChecking=accept-new', to=f'{server.user}@127.0.0.1:{relay.port}', command=('true',))
+        script.wait_for_text('Connecting')
+        typed(script, 'typed-ahead\n')
+        relay.restore()
+        script.answer('password:', server.password)
+        assert script.wait() == 0 and server.count['password'] == 1
 
 
 # --- The terminal afterwards ------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import standins
 from conftest import PASSED
 from embedded import eventually, fingerprint, host_key
 from harness import PATIENCE, ROOT, Browser, Home, Script
+from relay import Relay
 from standins import CANCEL
 from waiting import until
 
@@ -584,12 +585,13 @@ def test_a_password_that_is_asked_for_by_a_question_is_kept_as_well(pythonista, 
 def test_what_was_typed_before_a_password_is_asked_for_is_none(ashell, server):
     ashell.configure('home', server=server)
     ashell.trust(server.known_hosts())
-    server.auth_delay = 1
-    script = ashell.start('home', 'true')
-    until(lambda: server.connections)
-    script.answer('', 'typed ahead')
-    script.answer('password:', PASSWORD)
-    assert script.wait() == 0 and server.count['password'] == 1
+    with Relay(server) as relay:
+        relay.door('silent')
+        script = ashell.start('-p', relay.port, '-o', 'StrictHostKeyChecking=accept-new', 'home', 'true')
+        script.answer('Connecting', 'typed ahead')
+        relay.restore()
+        script.answer('password:', PASSWORD)
+        assert script.wait() == 0 and server.count['password'] == 1
 
 
 def test_three_wrong_passwords_are_enough(pythonista, server):
