@@ -587,7 +587,7 @@ def test_what_was_typed_before_a_password_is_asked_for_is_none(ashell, server):
     ashell.trust(server.known_hosts())
     with Relay(server) as relay:
         relay.door('silent')
-        script = ashell.start('-p', relay.port, '-o', 'StrictHostKeyChecking=accept-new', 'home', 'true')
+        script = ashell.start('-p', relay.port, '-o', 'StrictHostKeyChecking=accept-new', '--new-key', 'home')
         script.answer('Connecting', 'typed ahead')
         relay.restore()
         script.answer('password:', PASSWORD)
