@@ -7696,6 +7696,7 @@ class Attempt:
         self.page, self.pages = None, []        # what was printed, and handed to $BROWSER, that may lead back to where it listens
         self.looks = self.silent = self.left = 0        # times that it was seen to listen nowhere, not heard, seen to have left a listener
         self.offered = []               # what was offered of the clipboard
+        self.brought = None             # (Redirect, what was typed), until it is known whether the program listens for it
         self.prompt = ''                # the program's, while it waits for a line
         self.asked = False              # whether a dialog asks for it
         self.wants_terminal = False     # whether it says that it has none
@@ -8049,7 +8050,7 @@ class Login:
             state = self._bring(redirect)
             attempt.shared = False
             return state or 'waiting'
-        if attempt.forbidden:
+        if attempt.forbidden and codex:
             raise attempt.forbidden
         self._set('ports', float('inf') if codex else 1)
         if not before or before.port != found.port:
@@ -8110,6 +8111,9 @@ class Login:
         logging.getLogger('codex_login').debug('%s says what listens there: %s', self._settings.alias, sockets)
         attempt, found, finder = self._attempt, self._attempt.sign_in, self._attempt.finder
         own = {port for port, _, is_own in sockets or () if is_own}
+        brought, attempt.brought = attempt.brought, None
+        if brought:
+            return self._find_place(*brought, own)
         attempt.looks = 0 if own else attempt.looks + 1
         page = attempt.pages[-1] if attempt.pages else None if found or finder.quiet else attempt.page
         if page and len(own) == 1:
@@ -8299,12 +8303,23 @@ class Login:
         typed = self._ahead.popleft()
         attempt, line, redirect = self._attempt, line_of(typed).strip(), None
         with contextlib.suppress(Problem):
-            redirect = attempt.visits and parse_redirect(line)
-        if self._is_ours(typed) or redirect and not attempt.prompt or line and not self._command.talks:
+            redirect = not attempt.prompt and parse_redirect(line)
+        if self._is_ours(typed) or redirect and attempt.visits or line and not self._command.talks:
             return self._deliver(line)
-        if self._command.talks:
+        if redirect and redirect.port:
+            attempt.brought = redirect, typed
+            attempt.program.look(redirect.port)
+        elif self._command.talks:
             attempt.program.write(typed) if typed else attempt.program.finish_input()
         return None
+
+    def _find_place(self, redirect, typed, own):
+        """Deliver what was typed where the program listens for it, though no address of its said so; else it is for the program."""
+        if redirect.port not in own:
+            return self._attempt.program.write(typed)
+        self._redirect = redirect
+        state = dict(parameters_of(redirect.target)).get('state')
+        return self._open(SignIn(f'http://localhost:{redirect.port}{redirect.path}', redirect.port, redirect.path, state, 'redirect'))
 
     def _deliver(self, line):
         try:

@@ -363,3 +363,13 @@ def test_a_program_that_dies_with_every_session_is_begun_anew_once_and_no_more(s
             relay.restore()
         assert script.wait_for('error')['kind'] == 'gone' and script.wait() == 255
     assert (server.home / 'starts').read_text() == 'x\nx\n'
+
+
+@pytest.mark.parametrize('how', ['', 'reads'])
+def test_an_address_that_is_brought_goes_where_the_program_waits_for_it_though_nothing_said_so(sign_in, server, how):
+    """To the port that it listens on; to its input, where it listens on none."""
+    script, _ = sign_in('no-address', *how.split(), address=False, person=True)
+    ticket, port = script.wait_for_text(r'ticket (\S+), port (\d+)').groups()
+    script.press(f'http://localhost:{port}/callback?code=good&state={ticket}\n')
+    script.wait_for_text('Signed in.')
+    assert script.wait() == 0
