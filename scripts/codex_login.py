@@ -6373,7 +6373,7 @@ make_folder() {     # its name is this start's: one that is there has an earlier
   fi
   d=$f
   chmod g-s "$d" && mkdir "$d/bin" && : >"$d/log" && put "$d/job" "$JOB" &&
-    put "$d/keeper" "$KEEPER" && if [ "$IN" = yes ]; then mkfifo "$d/stdin" "$d/wake" && : >"$d/out"; fi &&
+    put "$d/keeper" "$KEEPER" && if [ "$IN" = yes ]; then mkfifo "$d/stdin" "$d/stdout" "$d/stderr" "$d/wake" && : >"$d/out"; fi &&
     if [ "$TERMINAL" ]; then put "$d/term" "$TERMINAL" && put "$d/size" "$SIZE"; fi || return
   for name in browser xdg-open open; do put "$d/bin/$name" "$SHIM" && chmod 700 "$d/bin/$name" || return; done
 }
@@ -6430,8 +6430,11 @@ OWN_STREAMS = r'''feed() {
     read -r w <&4
   done
 }
-exec >>"$d/out" 2>/dev/null 5>>"$d/log"     # "Killed" is not the program's word
-feed >"$d/stdin" 5>&- & f=$!
+gather() { cat <"$d/$1" >>"$d/$2"; : >"$d/$1.over"; }      # through pipes: whoever opens /dev/stderr anew would cut off a file
+gather stdout out 2>/dev/null &
+gather stderr log 2>/dev/null &
+exec >"$d/stdout" 2>/dev/null 5>>"$d/log" 6>"$d/stderr"     # "Killed" is not the program's word
+feed >"$d/stdin" 5>&- 6>&- & f=$!
 exec <"$d/stdin"'''
 # Background jobs of a shell ignore Ctrl-C, and hand that on; few can take it back.
 ON_TERMINAL = r'''
@@ -6462,8 +6465,12 @@ read -r c r <"$d/size"
 stty rows "$r" cols "$c"
 (COMMAND 2>&5 5>&-)
 echo $? >"$d/status"'''
-OWN_END = r'''exec </dev/null
+OWN_END = r'''exec </dev/null >/dev/null 6>&-
 kill "$f"
+for i in 0.01 0.02 0.05 0.1 0.2 0.5 1; do       # what it has left running may hold them open
+  [ -e "$d/stdout.over" ] && [ -e "$d/stderr.over" ] && break
+  sleep $i || sleep 1
+done
 size=$(wc -c <"$d/out")'''
 
 KEEPER = r'''d=${0%/*}
@@ -6531,7 +6538,7 @@ gone() {
 as_we_left_it() {   # made by this account, closed to others, nothing in it that leads elsewhere, and by this very login
   u=$(id -u)
   [ "$(find "$d" -prune -type d -user "$u" -perm 700)" = "$d" ] &&
-    [ -z "$(find "$d" ! -user "$u" -o ! -type d ! -type f ! \( -type p \( -name stdin -o -name wake \) \) -o -type f -links +1)" ] && grep -q "@$N exit" "$d/job"
+    [ -z "$(find "$d" ! -user "$u" -o ! -type d ! -type f ! \( -type p \( -name 'std*' -o -name wake \) \) -o -type f -links +1)" ] && grep -q "@$N exit" "$d/job"
 }
 lives() {           # whether the program of this folder is at work, or its end is there to be read
   read -r g k <"$d/groups"
@@ -6760,8 +6767,8 @@ class Program:
         if saved:
             self._remember(*saved)
         streams, end = (OWN_STREAMS, OWN_END) if command.talks else (STREAMS, '')
-        streams, line = streams + ON_TERMINAL * bool(command.terminal), '(COMMAND 2>&5 5>&-)' if command.talks else 'COMMAND'
-        job = JOB.replace('COMMAND', 'on_terminal' if command.terminal else line).replace('STREAMS', streams).replace('END', end)
+        streams, line = streams + ON_TERMINAL * bool(command.terminal), '(COMMAND 2>&6 5>&- 6>&-)' if command.talks else 'COMMAND'
+        job = JOB.replace('COMMAND', 'on_terminal 5>&- 6>&-' if command.terminal else line).replace('STREAMS', streams).replace('END', end)
         job = job.replace('PROOF', f'A={sh_quote(command.ask)} NEAR={command.near}{PROOF}' if command.ask else '')
         job, keeper, shim = (text.replace('MARK', self.mark) for text in (job, KEEPER, SHIM))
         terminal = TERMINAL.replace('NAME', command.terminal) if command.terminal else ''

@@ -94,6 +94,10 @@ class Oracle:
         script = self._run([sys.executable, str(SCRIPT), *words], stdin, meanwhile)
         return Both(tuple(words), ssh, script)
 
+    def run_script(self, *options, command, stdin=b''):
+        """What the script alone does."""
+        return self._run([sys.executable, str(SCRIPT), *map(str, options), *self.here, command], stdin, None)
+
     def ask_ssh(self, *words, patience=PATIENCE):
         """What ssh alone says to some words: `-G` shows what it has understood."""
         return subprocess.run(self.ssh_command(*words), env=self.home.environment(),

@@ -136,6 +136,7 @@ COMMANDS = [
     ('read -r a; read -r b; echo "$b $a"', b'one\ntwo'), ('exec <&-; echo closed', b'not read'), ('tail -n 1', b'a\nb\n' * 99999),
     ('printf "\\033[31m\\007\\377\\0"', b''), ('umask; pwd; tty; echo "$PATH" | grep -c :', b''), ('no-such-program 2>/dev/null', b''),
     ('kill -TERM $$', b''), ('sort -u; echo done >&2', b'b\na\nb'), ('(sleep 0.2; echo late) & echo soon; wait', b''),
+    ('echo one; echo two >/dev/stderr; echo three >/dev/stdout; echo four >&2', b''), ('tee /dev/stderr', b'in and out\n' * 30000),
     ('printf "@0123456789abcdef exit 0\\n"; exit 3', b''), ('sleep 0.3; printf "no end"; sleep 0.3; exit 129', b''),
 ]
 

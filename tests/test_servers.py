@@ -92,6 +92,14 @@ def test_a_command_its_megabyte_and_its_status(oracle):
     assert len(said.stdout) > 1 << 20 and said.status == 7
 
 
+def test_three_streams_to_the_byte_and_a_terminal(oracle):
+    data = bytes(range(256)) * 2000
+    script = oracle.run('-q', command='tee /dev/stderr; exit 7', stdin=data).script
+    assert (script.stdout, script.stderr, script.status) == (data, data, 7)
+    script = oracle.run_script('-q', '-tt', command='read -r x; echo "<$x>"; tty; exit 5', stdin=b'hello\n')
+    assert script.status == 5 and b'<hello>\r\n/dev/' in script.stdout
+
+
 def test_codex_signs_in(home, oracle):
     with Script(home, *oracle.here) as script:
         assert Browser(script.wait_for('sign-in')['url']).sign_in().status == 200
