@@ -122,14 +122,15 @@ def test_a_reader_here_that_takes_its_time_fills_no_memory(run, server, home):
     process = subprocess.Popen(words, env={**home.environment(), MARK: server.mark}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     with process.stdout:
         read = pathlib.Path(f'/proc/{process.pid}/io')
-        until(lambda: int(read.read_text().split()[1]) > 3 << 20)
-        while (before := read.read_text()) and not select.select([], [], [], 0.5)[0] and read.read_text() != before:
-            pass                        # it goes on reading
+
+        def rests():
+            before = read.read_text()
+            return not select.select([], [], [], 0.5)[0] and read.read_text() == before
+        until(lambda: int(read.read_text().split()[1]) > 3 << 20 and rests())
         held = int(read.read_text().split()[1])
         size = sum(map(len, iter(lambda: process.stdout.read(1 << 20), b'')))
     status, used = os.wait4(process.pid, 0)[1:]
     process.returncode = os.waitstatus_to_exitcode(status)
-    print(held, used.ru_maxrss)
     assert (process.returncode, size) == (2, 100000000) and held < 30 << 20 and used.ru_maxrss < 120 << 10
 
 
