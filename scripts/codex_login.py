@@ -5070,11 +5070,16 @@ class Link:
             connection, blob = hop.connect(connection, limit, next_hop.reach if next_hop else self._fly)
         return connection, blob
 
+    @staticmethod
+    def _turn(wish):
+        """A session comes first: its channel is to be the first one, and what else was answered does not speak for it."""
+        return wish.kind != 'session', wish.number
+
     def _fly(self, connection):
         """Have what waits here leave by a connection that is in the making; gives what puts it back into the line."""
         with self._lock:
             wishes, self._wishes = self._wishes, []
-        wishes.sort(key=lambda wish: wish.kind != 'session')        # its channel is to be the first
+        wishes.sort(key=self._turn)
         for wish in wishes:
             self._ask(wish, connection, wish is wishes[0])
 
@@ -5210,7 +5215,8 @@ class Link:
                 connection = self._connection
                 if not self._wishes or not (connection and connection.alive):
                     break
-                wish = self._wishes.pop(0)
+                wish = min(self._wishes, key=self._turn)
+                self._wishes.remove(wish)
             self._ask(wish, connection)
         if self._wishes:
             self.ring()
@@ -5239,19 +5245,18 @@ class Link:
         code, words = channel.failure
         if (wish.kind == 'session' or code == 4) and wish.tries < len(self.PAUSES):
             wish.tries += 1
-            return self.board.after(self.PAUSES[wish.tries - 1], lambda: self._wish_again(wish, assign=True))
+            return self.board.after(self.PAUSES[wish.tries - 1], lambda: self._wish_again(wish))
         self._finish(wish, self._refusal(wish, code, harmless(words)[:200]))
 
-    def _wish_again(self, wish, assign=False):
+    def _wish_again(self, wish):
         with self._lock:
             problem = self._problem
             if not problem and not wish.over:
                 self._wishes.append(wish)
-                self._wishes.sort(key=lambda wish: wish.number)
         if problem:
             self._finish(wish, problem)
-        elif assign:
-            self._assign()
+        else:
+            self.board.call(self._assign)       # once all are back: its connection may have ended after another was there
 
     def _refusal(self, wish, code, words):
         server, said = self.settings.alias, f' ({words})' if words else ''
@@ -5265,8 +5270,9 @@ class Link:
 
     def _expire(self, wish):
         channel, server, limit = wish.channel, self.settings.alias, f'{wish.limit:g} s'
-        # Where nothing was heard since it was asked, it may as well be the connection.
-        if not channel or channel.broken or channel.connection is not self._connection or channel.connection.last_heard < wish.asked:
+        # Where nothing was heard since it was asked, but what was on its way then, it may as well be the connection.
+        if not channel or channel.broken or channel.connection is not self._connection \
+                or channel.connection.last_heard < wish.asked + wish.limit / 2:
             problem = self._lost(wish.limit)
         elif wish.kind == 'session':
             problem = Problem('remote', f'{server} gives no session within {limit}.', 'It may be busy. Try again later.')
@@ -6580,6 +6586,7 @@ others() {          # whether an attendant that is not of $1 follows as well
 stop() {
   if [ -z "$g" ] || ended && ! ours "$g" job; then return 0; fi
   i=0 p=$(family "$g")
+  ! ended || i=10           # what only tells its status needs no time for its end
   kill -s TERM -- "-$g" $p
   while for q in "-$g" $p; do kill -s 0 -- "$q" && break; done && [ $i -lt 10 ]; do i=$((i + 1)); sleep 0.1 || sleep 1; done
   kill -s KILL -- "-$g" $p
@@ -7736,6 +7743,7 @@ class Login:
     MORE_TIME = 60.0        # s that a redirect has, however late it comes
     PROOF_LIMIT = 20.0      # s in which a program that has ended has its status told by its own job
     LEAVE_LIMIT = 8.0       # s in which the server is left
+    GOODBYE = 1.0           # the same after the program has ended: what was said arrives, and is done there without us
     LOOKS = 3               # at a program that listens nowhere yet, each a second later than the one before
     NEXT_LOOK = 15.0        # s until it is looked again whether what a program has left listens still
     SHOWN_ON_FAILURE = 40
@@ -7829,7 +7837,7 @@ class Login:
         except Problem:
             return                  # the next start finds it again; else the server ends it in time
         program.say(word)
-        until, event = elapsed() + self.LEAVE_LIMIT, ''
+        until, event = elapsed() + (self.LEAVE_LIMIT if program.exited is None else self.GOODBYE), ''
         while event not in ('ended', 'gone', 'late'):
             event, _ = attempt.box.take(max(0, until - elapsed()), ('late', None))
         if event != 'late' or program.exited is not None:
