@@ -1277,6 +1277,8 @@ class Finder:
         text = re.sub(r'\\u00([2-7][0-9a-f])', lambda match: chr(int(match[1], 16)), harmless(line).replace('\\/', '/'))
         text = re.sub('&(?:amp|#38|#x26);', '&', text)
         body, place, width = text.strip(FRAME), len(text.rstrip(FRAME)), len(text.rstrip())
+        if width - place > len(text) - len(text.lstrip(FRAME)):     # there was room before the frame's right side
+            width = place
         joined, found = self._kept and self._goes_on(body, place), None
         if joined:
             body = self._kept + body
@@ -1328,7 +1330,8 @@ class Finder:
             return True
         alone = piece.end() == len(body)
         word = re.fullmatch('[A-Z][a-z]+[.,:;!?]*|[a-z]+' + '[.,:;!?]' * alone + '[.,:;!?]*|[0-9]?[^\\w%].*', piece[0])
-        return self._width == self._columns or self._even and alone or not word and (self._even or self._width == 80)   # as rich does
+        full = self._width == self._columns
+        return alone and (self._even or full) or not word and (self._even or full or self._width == 80)     # as rich does
 
     def _offer(self, url, cut=False, handed=False):
         """What becomes of an address: it is given, or kept for second best, or nothing new."""

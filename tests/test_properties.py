@@ -18,7 +18,7 @@ import types
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'scripts'))
@@ -442,13 +442,19 @@ def test_a_sign_in_address_is_one_of_the_line_and_plain(line):
 
 
 @runs
-@given(st.text(string.ascii_letters + string.digits + '-_', min_size=1, max_size=90), st.booleans(), st.sampled_from(['', 'Waiting for you', 'Done?']))
-def test_an_address_that_rich_broke_at_80_columns_is_whole_again(state, box, after):
+@given(st.text(string.ascii_letters + string.digits + '-_', min_size=1, max_size=90), st.sampled_from([80, 61, 100]),
+       st.sampled_from([None, 1, 2, 4]), st.sampled_from(['', 'Waiting for you', 'Done?']))
+@example('0', 80, 1, 'Waiting for you')
+@example('x' * 30, 80, 1, 'Waiting for you')       # the last row is exactly full
+@example('x' * 38, 80, None, 'Waiting for you')
+def test_an_address_that_rich_broke_at_its_width_is_whole_again(state, columns, padding, after):
     url = f'https://id.example/authorize?client_id=app_EMoamEEZ73f0CkXaXp7hrann&redirect_uri=http%3A%2F%2Flocalhost%3A1455%2Fcb&state={state}'
-    width = 76 if box else 80
+    left, right = ('', '') if padding is None else ('│' + ' ' * padding, ' ' * padding + '│')
+    width = columns - len(left + right)
+    assume(len(url) % width or after != 'Done?')    # a word alone behind a row that is exactly full may be the address's end
     lines = [url[at:at + width] for at in range(0, len(url), width)] + [after]
-    finder = script.Finder()
-    found = [finder.feed(f'│ {line.ljust(76)} │' if box else line) for line in lines] + [finder.settle()]
+    finder = script.Finder(False, columns)
+    found = [finder.feed(left + line.ljust(width) + right if left else line) for line in lines] + [finder.settle()]
     assert [sign_in.url for sign_in in found if sign_in] == [url]
 
 
