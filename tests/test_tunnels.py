@@ -348,7 +348,7 @@ def test_a_jump_host_that_does_not_reach_the_server_is_told_from_it(run, home, s
 
 @pytest.mark.parametrize('command', [
     'ssh bastion -W %h:%p', 'ssh -q -W [%h]:%p {user}@127.0.0.1 -p {port} 2>/dev/null', 'exec /usr/bin/ssh -A -F {config} -qW %h:%p bastion',
-    'ssh bastion nc -w 5 %h %p'])
+    'ssh bastion nc -w 5 %h %p', 'ssh -o ProxyUseFdpass=yes -o ControlMaster=auto bastion -W %h:%p'])
 def test_a_proxycommand_that_is_a_jump_is_followed_as_one(run, home, server, bastion, command):
     command = command.format(user=bastion.user, port=bastion.port, config=home.config)
     home.config.write_text(f'Host bastion\n HostName 127.0.0.1\n Port {bastion.port}\n User {bastion.user}\n'
@@ -356,10 +356,12 @@ def test_a_proxycommand_that_is_a_jump_is_followed_as_one(run, home, server, bas
     assert run(to='inner', command=('true',)).wait() == 0 and bastion.connections
 
 
-def test_a_proxycommand_whose_ssh_is_not_understood_says_where_it_stands(run, home):
-    home.config.write_text('Host inner\n HostName 127.0.0.1\n ProxyCommand ssh -o ProxyUseFdpass=yes gate -W %h:%p\n')
+@pytest.mark.parametrize('words, named', [
+    ('-o ProxyFdpass=yes', "'ProxyFdpass=yes' is not an option"), ('-o ProxyUseFdpass', 'no value'), ('-Z', '-Z')])
+def test_a_proxycommand_whose_ssh_is_not_understood_says_where_it_stands(run, home, words, named):
+    home.config.write_text(f'Host inner\n HostName 127.0.0.1\n ProxyCommand ssh {words} gate -W %h:%p\n')
     message = ended(run(to='inner'), 255)['message']
-    assert 'config, line 3' in message and 'ProxyUseFdpass' in message
+    assert 'config, line 3: ProxyCommand' in message and named in message
 
 
 def test_jump_hosts_that_lead_in_a_circle_are_named(run, home):
