@@ -6920,6 +6920,7 @@ class Program:
         if isinstance(outcome, Channel):
             self._following, self._channel = outcome, None
             self._heads = {1: Transcript(self.mark), 2: Transcript(self.mark)}      # of what stands before the program's own
+            self._early = b''
             self._noise, self._noise_lines, self._heard = deque(maxlen=3), Lines(), False
             self._late = self._board.after(self.START_LIMIT / 2, self._ask)
             outcome.heard = lambda: self._board.call(lambda: self._read(outcome))
@@ -6975,10 +6976,14 @@ class Program:
                 self._heads[stream], data = None, head.rest()
                 if stream == 2:
                     self._begin(item.text, channel)
+                    self._hear_of(1, self._early, channel)
                 break
             else:
                 self._hear(item)
         if self._heads[stream]:
+            return
+        if self._heads[2]:      # a server sends both streams in an order of its own, but nobody listens before 'started'
+            self._early += data
             return
         self._seen[stream] += len(data)
         if stream == 1:

@@ -13,6 +13,7 @@ import sys
 
 import pytest
 
+import strict
 from embedded import MARK
 from harness import SCRIPT
 from waiting import until
@@ -101,6 +102,24 @@ def test_output_comes_once_whatever_happens_to_the_connection(run, server, happe
     assert script.wait() == 7
     assert script.stdout == ''.join(f'line {number}\n' for number in range(1, 301)) + 'end'
     assert script.stderr == ''.join(f'error {number}\n' for number in range(1, 301))
+
+
+@pytest.mark.parametrize('options', [(), ('-tt',)])
+def test_output_that_arrives_before_the_word_that_the_program_has_started_is_not_lost(run, server, monkeypatch, options):
+    """The two streams of a session are sent in the server's own order. More than a window holds is sent only where it is read."""
+    size, sent, send, send_error = 3_000_000, [0], strict.StrictChannel.sendall, strict.StrictChannel.sendall_stderr
+
+    def count(channel, data):
+        send(channel, data)
+        sent[0] += len(data)
+
+    def wait(channel, data):
+        until(lambda: sent[0] >= size, 'standard output is ahead')
+        send_error(channel, data)
+    monkeypatch.setattr(strict.StrictChannel, 'sendall', count)
+    monkeypatch.setattr(strict.StrictChannel, 'sendall_stderr', wait)
+    script = run('-q', *options, command=(f'head -c {size} /dev/zero | tr "\\0" x; exit 6',), json_events=False)
+    assert (script.wait(), len(script.stdout), set(script.stdout)) == (6, size, {'x'})
 
 
 def test_a_pipe_into_a_program_that_reads_nothing_fills_nothing(run, server):
