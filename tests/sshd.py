@@ -180,7 +180,9 @@ class Sshd:
             'LogLevel': 'VERBOSE', 'PrintMotd': 'no', 'Subsystem': 'sftp internal-sftp',
             'SetEnv': ' '.join(f'"{name}={value}"' for name, value in session.items()), **self._options}
         text = ''.join(f'{name} {value}\n' for name, value in options.items())
-        (self.folder / 'sshd_config').write_text(text)
+        new = self.folder / 'sshd_config.new'       # at once: the sshd of the connection before may be about to read it
+        new.write_text(text)
+        new.replace(self.folder / 'sshd_config')
 
     def _accept(self):
         while True:
