@@ -4545,8 +4545,8 @@ class Authentication:
     MOST_MESSAGES = 100     # of a server that talks on and on
     SERVICE_REQUEST, SERVICE_ACCEPT, REQUEST, FAILURE, SUCCESS, BANNER, QUESTION, ANSWER = 5, 6, 50, 51, 52, 53, 60, 61
 
-    def __init__(self, transport, user, show=lambda text: None):
-        self._transport, self._user, self._show, self._limit = transport, user, show, self.LIMIT
+    def __init__(self, transport, user, show=lambda text: None, limit=LIMIT):
+        self._transport, self._user, self._show, self._limit = transport, user, show, limit
         self.wants, self.over, self.asks = (), False, None
         self._heard = Box()
         hear(transport, (self.SERVICE_ACCEPT, self.FAILURE, self.SUCCESS, self.BANNER, self.QUESTION), self._hear)
@@ -4711,6 +4711,7 @@ class Credentials:
         self._was_let_in = self._was_refused = self._was_asked = self._flew = False
         self._again = ''            # before a question: what to say of the answer before
         self._keys, self.last_key = None, LastKey(device, settings.account)
+        self._took = Authentication.LIMIT       # s, the last time
 
     @property
     def _nobody(self):
@@ -4725,9 +4726,12 @@ class Credentials:
     def use(self, transport, ahead=None):
         """Authenticate `transport` (RFC 4252). Raises Problem: 'auth' where the server refused, 'connect' where the connection ended,
         'grounded' where it did so because something had left `ahead`, see Authentication: then again, step by step."""
-        self._server, self._flew = Authentication(transport, self._settings.user, self._show_once), False
+        # A server that has let one in before is as quick the next time: else another connection is better than this one.
+        limit, began = min(max(self._settings.connect_timeout, 4 * self._took), Authentication.LIMIT), elapsed()
+        self._server, self._flew = Authentication(transport, self._settings.user, self._show_once, limit), False
         try:
             self._steps, self._was_let_in = self._sign_in(self._server, transport.remote_version, ahead), True
+            self._took = elapsed() - began
         except LOST as error:
             if self._flew:
                 self.last_key.ground()
@@ -5035,6 +5039,7 @@ class Link:
         self._hops = [Hop(hop, device, self.board) for hop in (*jumps, settings)]
         self._connection = self._problem = None
         self._lock, self._wishes, self._numbers = threading.Lock(), [], itertools.count()
+        self._flown = []            # what has left with the last proof of a key
         self._waiting = []          # Boxes of those who wait for a connection
         self.bell = Box(IDLE_POLL)  # rung by whatever the thread that watches should look at
         self.suspected, self.looked = False, 0.0        # when the connection was looked at last, by elapsed()
@@ -5082,6 +5087,7 @@ class Link:
         """Have what waits here leave by a connection that is in the making; gives what puts it back into the line."""
         with self._lock:
             wishes, self._wishes = self._wishes, []
+        self._flown = wishes
         wishes.sort(key=self._turn)
         for wish in wishes:
             self._ask(wish, connection, wish is wishes[0])
@@ -5100,6 +5106,8 @@ class Link:
             waiting, self._waiting = self._waiting, []
         connection.on_end.append(self.ring)
         self.ring()
+        for wish in self._flown:
+            wish.asked = elapsed()      # what was heard until now was no answer to it
         if old:
             old.close(politely=False)
         for box in waiting:
