@@ -7091,7 +7091,7 @@ class Program:
         if name in ('started', 'found'):
             self.folder, self._beginning = text, {}
         elif name == 'exit':
-            ending = re.fullmatch('([0-9]{1,3}) *([0-9]{0,18})', text)
+            ending = re.fullmatch('([0-9]{1,3})(?: ([0-9]{1,18}))? ?', text)
             self._ending = self._ending or (int(ending[1]) if ending else OWN_ERROR, int(ending and ending[2] or 0))
             return
         elif name == 'fed':

@@ -90,7 +90,7 @@ def authenticated(connection, user, key, certificate=None):
 
 def output_of(connection, command):
     channel, pieces = opened(connection, 'session'), []
-    channel.request('exec', command)
+    channel.execute(command, b'')
     while piece := channel.recv(1000):
         pieces.append(piece)
     return b''.join(pieces).decode()
@@ -147,7 +147,7 @@ def rekey(port, user, key):
     """A key exchange while as much is sent as a channel takes; what is said meanwhile is held back, and arrives."""
     connection = authenticated(connect(port), user, key)
     channel, pieces, sent = opened(connection, 'session'), [], []
-    channel.request('exec', 'cat')
+    channel.execute('cat', b'')
     exchanged = found.start(connection.transport.renegotiate_keys)
     while exchanged.is_alive() or len(sent) < 4000:
         sent.append(b'%099d\n' % len(sent))
