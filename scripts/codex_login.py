@@ -4545,8 +4545,8 @@ class Authentication:
     MOST_MESSAGES = 100     # of a server that talks on and on
     SERVICE_REQUEST, SERVICE_ACCEPT, REQUEST, FAILURE, SUCCESS, BANNER, QUESTION, ANSWER = 5, 6, 50, 51, 52, 53, 60, 61
 
-    def __init__(self, transport, user, show=lambda text: None, limit=LIMIT):
-        self._transport, self._user, self._show, self._limit = transport, user, show, limit
+    def __init__(self, transport, user, show=lambda text: None, limit=None):
+        self._transport, self._user, self._show, self._limit = transport, user, show, limit or self.LIMIT
         self.wants, self.over, self.asks = (), False, None
         self._heard = Box()
         hear(transport, (self.SERVICE_ACCEPT, self.FAILURE, self.SUCCESS, self.BANNER, self.QUESTION), self._hear)
@@ -5283,7 +5283,7 @@ class Link:
         channel, server, limit = wish.channel, self.settings.alias, f'{wish.limit:g} s'
         # Where nothing was heard since it was asked, but what was on its way then, it may as well be the connection.
         if not channel or channel.broken or channel.connection is not self._connection \
-                or channel.connection.last_heard < wish.asked + wish.limit / 2:
+                or not channel.failure and channel.connection.last_heard < wish.asked + wish.limit / 2:
             problem = self._lost(wish.limit)
         elif wish.kind == 'session':
             problem = Problem('remote', f'{server} gives no session within {limit}.', 'It may be busy. Try again later.')
@@ -5426,7 +5426,7 @@ class _Keeper:
     def _doubted_at(self):
         settings, round_trip, wary = self._link.settings, max(self._round_trips), self._link.needs_person
         if self._link.suspected:
-            return self._asked + max(3.0 if wary else 0.3, 2 * round_trip)
+            return self._asked + max(3.0 if wary else 0.5, 3 * round_trip)
         return self._asked + max(settings.alive_interval * (settings.alive_count - 1), 3.0, 4 * round_trip)
 
     def _given_up_at(self):
