@@ -249,14 +249,6 @@ def test_a_second_page_brings_what_the_first_one_read(start):
 
 # --- Over the script ----------------------------------------------------------------------------------------
 
-def fault(name):
-    return pytest.mark.xfail(reason=name, strict=True, raises=(AssertionError, OSError, http.client.HTTPException))
-
-
-SOON = 3.0
-"""For what is known to fail: once it is mended, it may take as long as everything else."""
-
-
 @pytest.fixture
 def server():
     if reason := sshd.missing():
@@ -294,7 +286,7 @@ def signed_in(script, patience=PATIENCE):
 
 def test_a_program_that_takes_one_connection_is_signed_in(sign_in):
     script, address = sign_in('one-connection')
-    assert Browser(address, SOON).sign_in().text == 'You are signed in.'
+    assert Browser(address).sign_in().text == 'You are signed in.'
     assert signed_in(script)
 
 
@@ -466,28 +458,28 @@ def test_a_redirect_by_https_cannot_be_pasted_and_that_is_said(sign_in, server):
 
 def test_a_chunked_answer_reaches_the_browser_whole_and_at_once(sign_in):
     script, address = sign_in('ends-of-answers', 'chunked')
-    assert Browser(address, SOON).sign_in().text == '<p>You are signed in.</p>'
+    assert Browser(address).sign_in().text == '<p>You are signed in.</p>'
     assert signed_in(script)
 
 
 def test_an_answer_without_content_reaches_the_browser_at_once(sign_in):
     script, address = sign_in('ends-of-answers', 'no-content')
-    assert Browser(address, SOON).sign_in().status == 204
+    assert Browser(address).sign_in().status == 204
     assert signed_in(script)
 
 
 def test_an_answer_without_an_end_is_shown_at_once(sign_in):
     script, address = sign_in('ends-of-answers', 'unended')
-    assert Browser(address, SOON).sign_in().text == '<p>You are signed in.</p>'
+    assert Browser(address).sign_in().text == '<p>You are signed in.</p>'
     assert signed_in(script)
 
 
 def test_a_program_that_wants_its_answer_posted_is_signed_in(sign_in):
     script, address = sign_in('form-post')
-    browser = Browser(address, SOON)
+    browser = Browser(address)
     target, _, form = browser.redirect().partition('?')
     url = urllib.parse.urlsplit(target)
-    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=SOON)
+    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=PATIENCE)
     with contextlib.closing(connection):
         connection.request('POST', url.path, form, {'Content-Type': 'application/x-www-form-urlencoded'})
         assert connection.getresponse().read() == b'You are signed in.'
@@ -496,13 +488,13 @@ def test_a_program_that_wants_its_answer_posted_is_signed_in(sign_in):
 
 def test_a_program_whose_page_reads_the_answer_behind_the_hash_is_signed_in(sign_in):
     script, address = sign_in('fragment')
-    browser = Browser(address, SOON)
+    browser = Browser(address)
     target, _, form = browser.redirect().partition('?')
     for _ in range(2):          # a person may load it again
         assert 'location.hash' in browser.get(target).text
     url = urllib.parse.urlsplit(target)
     for form, status in ((form.replace('state=', 'state=x'), 400), (form, 200)):
-        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=SOON)
+        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=PATIENCE)
         with contextlib.closing(connection):
             connection.request('POST', url.path, form, {'Content-Type': 'text/plain', 'Origin': f'http://{url.netloc}',
                                                         'Sec-Fetch-Site': 'same-origin', 'Sec-Fetch-Mode': 'cors'})
@@ -515,23 +507,23 @@ def test_a_listener_that_a_program_left_behind_is_served(sign_in, server):
         script, address = sign_in('leaves-listener', port=relay.port)
         # A person is slower than a program: by then, everybody knows that it has ended.
         relay.settle()
-        assert Browser(address, SOON).sign_in().text == 'You are signed in.'
+        assert Browser(address).sign_in().text == 'You are signed in.'
         assert script.wait() == 0 and (server.home / 'signed-in').exists()
 
 
 def test_a_page_that_is_itself_at_the_server_is_shown_and_leads_back(sign_in):
     script, address = sign_in('page-at-home')
-    page = Browser(address, PATIENCE).get(address)
+    page = Browser(address).get(address)
     link = page.text.split('"')[1].replace('&amp;', '&')
     assert Browser(link).sign_in().text == 'You are signed in.'
     assert signed_in(script)
 
 
 def test_a_port_that_only_the_page_knows_is_listened_on(sign_in, server):
-    script, address = sign_in('port-as-query', patience=SOON)
+    script, address = sign_in('port-as-query', patience=PATIENCE)
     query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(address).query))
     assert int(query['port']) == server.announced_port
-    browser = Browser(address, SOON)
+    browser = Browser(address)
     browser.redirect_uri = f'http://localhost:{query["port"]}/callback'
     assert browser.sign_in().text == 'You are signed in.'
     assert signed_in(script)
