@@ -210,25 +210,15 @@ def test_in_a_shell_a_prompt_is_answered_by_a_line(ashell, server, what):
     assert script.wait() == 0 and 'so: Ana, blue' in script.screen
 
 
-def test_in_a_shell_a_code_is_offered_after_a_freeze(ashell, server):
+@pytest.mark.parametrize('answer', ['yes', CODE], ids=['yes', 'pasted all the same'])
+def test_in_a_shell_a_code_is_offered_after_a_freeze(ashell, server, answer):
     ashell.know(server)
     script = ashell.start('home', *asks('both'))
     script.wait_for_text('Paste code here')
     script.stop()
     ashell.phone.clipboard = CODE
     script.resume(after=5)
-    script.answer('Paste a1B2…', 'yes')
-    assert script.wait() == 0 and 'Login successful: good' in script.screen
-
-
-def test_a_code_that_is_pasted_where_one_is_offered_is_taken_as_it_is(ashell, server):
-    ashell.know(server)
-    script = ashell.start('home', *asks('both'))
-    script.wait_for_text('Paste code here')
-    script.stop()
-    ashell.phone.clipboard = CODE
-    script.resume(after=5)
-    script.answer('Paste a1B2…', CODE)
+    script.answer('Paste a1B2…', answer)
     assert script.wait() == 0 and 'Login successful: good' in script.screen
 
 

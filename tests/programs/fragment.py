@@ -6,15 +6,9 @@ PAGE = """<script>fetch('/callback', {method: 'POST', body: location.hash.slice(
 
 listener, port = kit.listen()
 kit.show(kit.issuer(f'http://localhost:{port}/callback', response_mode='fragment'))
-while True:
-    sock = listener.accept()[0]
-    with sock, sock.makefile('rb') as stream:
-        try:
-            request = kit.Request(stream)
-        except EOFError:
-            continue
-        if request.path == '/callback' and request.method == 'POST' and request.brings('body'):
-            kit.answer(sock, '200 OK', 'You are signed in.')
-            break
-        kit.answer(sock, *('200 OK', PAGE) if request.target == '/callback' and request.method == 'GET' else ('400 Bad Request', 'Not this sign-in.'))
+for sock, request in kit.requests(listener):
+    if request.path == '/callback' and request.method == 'POST' and request.brings('body'):
+        kit.answer(sock, '200 OK', 'You are signed in.')
+        break
+    kit.answer(sock, *('200 OK', PAGE) if request.target == '/callback' and request.method == 'GET' else ('400 Bad Request', 'Not this sign-in.'))
 kit.done()

@@ -75,6 +75,14 @@ def answer(sock, status='200 OK', body='', headers=()):
     sock.sendall(head.encode() + b'\r\n' + data)
 
 
+def requests(listener):
+    """(connection, request) of one after the other; each connection is closed before the next is taken."""
+    while True:
+        sock = listener.accept()[0]
+        with sock, sock.makefile('rb') as stream, contextlib.suppress(EOFError):
+            yield sock, Request(stream)
+
+
 def done():
     """The program's own end."""
     say('Signed in.')
@@ -84,19 +92,13 @@ def done():
 def serve_until_signed_in(listener, good='You are signed in.', method='GET', where='query', path='/callback', state=STATE,
                           status='200 OK', headers=(), brings=True):
     """Answer requests one by one; a redirect of this login is the last one, or, unless it has to bring anything, the page itself."""
-    while True:
-        sock = listener.accept()[0]
-        with sock, sock.makefile('rb') as stream:
-            try:
-                request = Request(stream)
-            except EOFError:
-                continue
-            if request.path != path:
-                answer(sock, '404 Not Found', 'Nothing here.')
-            elif request.method != method:
-                answer(sock, '405 Method Not Allowed', 'Not like this.', [f'Allow: {method}'])
-            elif brings and not request.brings(where, state):
-                answer(sock, '400 Bad Request', 'Not this sign-in.')
-            else:
-                answer(sock, status, good, headers)
-                return
+    for sock, request in requests(listener):
+        if request.path != path:
+            answer(sock, '404 Not Found', 'Nothing here.')
+        elif request.method != method:
+            answer(sock, '405 Method Not Allowed', 'Not like this.', [f'Allow: {method}'])
+        elif brings and not request.brings(where, state):
+            answer(sock, '400 Bad Request', 'Not this sign-in.')
+        else:
+            answer(sock, status, good, headers)
+            return

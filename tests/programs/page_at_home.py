@@ -7,19 +7,13 @@ import kit
 listener, port = kit.listen()
 home = '/' + secrets.token_hex(8)
 kit.show(f'http://127.0.0.1:{port}{home}')
-while True:
-    sock = listener.accept()[0]
-    with sock, sock.makefile('rb') as stream:
-        try:
-            request = kit.Request(stream)
-        except EOFError:
-            continue
-        if request.path == home:
-            there = kit.issuer(f'http://127.0.0.1:{port}/callback').replace('&', '&amp;')
-            kit.answer(sock, body=f'<a href="{there}">Sign in</a>')
-        elif request.path == '/callback' and request.brings():
-            kit.answer(sock, body='You are signed in.')
-            break
-        else:
-            kit.answer(sock, '404 Not Found', 'Nothing here.')
+for sock, request in kit.requests(listener):
+    if request.path == home:
+        there = kit.issuer(f'http://127.0.0.1:{port}/callback').replace('&', '&amp;')
+        kit.answer(sock, body=f'<a href="{there}">Sign in</a>')
+    elif request.path == '/callback' and request.brings():
+        kit.answer(sock, body='You are signed in.')
+        break
+    else:
+        kit.answer(sock, '404 Not Found', 'Nothing here.')
 kit.done()
